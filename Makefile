@@ -1,0 +1,49 @@
+# Two commands: `make demo` and `make test`. Both set up .venv first, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+
+.PHONY: help setup demo test check format gpu-check bench clean
+
+help:
+	@echo "make demo       set up, then take the shipped model the whole way to a report (artifacts/report.html)"
+	@echo "make test       set up, then run the tests"
+	@echo "make check      lint, formatting, types"
+	@echo "make bench      measure this machine anew and record it in benchmarks/results/"
+	@echo "make gpu-check  what needs a GPU: build, run and compare there"
+	@echo "make setup      the set-up alone;  make clean  removes .venv and artifacts/"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "alexnet-deploy needs Python 3.11 or later, got " + sys.version.split()[0] + "; set PYTHON=python3.12, say")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[rtx,openvino,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/alexnet-deploy demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m benchmarks.record
+
+gpu-check: setup
+	$(BIN)/python -m pytest tests/gpu -m gpu -v
+	$(BIN)/alexnet-deploy doctor
+	$(BIN)/alexnet-deploy bench
+
+clean:
+	rm -rf $(VENV) artifacts

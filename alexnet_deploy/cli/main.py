@@ -1,0 +1,84 @@
+"""`alexnet-deploy`: finds the command, runs it, and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from alexnet_deploy import __version__
+from alexnet_deploy.errors import EXIT_INTERRUPTED, AlexnetDeployError
+
+# Command -> what it does; the module of the same name is imported only when the command is called.
+COMMANDS = {
+    "demo": "the whole way on the shipped model, ending in the report",
+    "train": "train a variant on a data source",
+    "export": "checkpoint or ONNX file to normalised ONNX",
+    "calibrate": "calibration table from images",
+    "build-engine": "FP32, FP16, BF16 or INT8 engines, without a GPU too",
+    "bench": "latency and accuracy of every runtime that is here",
+    "inspect": "layers, shapes and precisions of a model, graph or engine",
+    "predict": "the five most likely classes of images",
+    "doctor": "what this machine can run, and what is missing",
+}
+
+
+class LazyGroup(click.Group):
+    """Lists commands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"alexnet_deploy.cli.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="alexnet-deploy")
+def cli() -> None:
+    """Takes AlexNet, and LRN-era networks like it, from weights to a deployment that has proved itself.
+
+    Every command works with no argument on the model that ships. Start with `alexnet-deploy demo`.
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point; always ends the process with one of the exit codes of `errors.py`."""
+    try:
+        result: Any = cli.main(args, prog_name="alexnet-deploy", standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
+    except click.exceptions.Exit as exc:
+        sys.exit(exc.exit_code)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except AlexnetDeployError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

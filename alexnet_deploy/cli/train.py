@@ -1,0 +1,78 @@
+"""`alexnet-deploy train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alexnet_deploy.cli.options import output_option, quiet_option, workdir_option
+from alexnet_deploy.progress import Voice
+from alexnet_deploy.training.options import OPTIMIZERS, PRECISIONS, SCHEDULES, TrainingOptions
+
+_DEFAULTS = TrainingOptions()
+
+
+@click.command("train")
+@click.option("--data", default="fashion-mnist", show_default=True, metavar="NAME[:FOLDER]|FOLDER",
+              help="fashion-mnist, cifar10, imagenette, or a folder with one folder a class.")
+@click.option("--model", metavar="FILE|NAME", help="Fine-tune these weights instead of starting from random ones.")
+@click.option("--variant", type=click.Choice(["paper", "unpadded", "bvlc", "caffenet", "owt"]), default="paper",
+              show_default=True, help="The network to train.")
+@click.option("--width", type=float, default=1.0, show_default=True, help="Multiplier on the channel counts.")
+@click.option("--image-size", type=int, default=0, help="Side of the network's input; the variant's own by default.")
+@click.option("--epochs", type=int, default=_DEFAULTS.epochs, show_default=True)
+@click.option("--batch-size", type=int, default=_DEFAULTS.batch_size, show_default=True)
+@click.option("--learning-rate", type=float, default=_DEFAULTS.learning_rate, show_default=True,
+              help="Peak of the schedule.")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default=_DEFAULTS.optimizer, show_default=True)
+@click.option("--schedule", type=click.Choice(SCHEDULES), default=_DEFAULTS.schedule, show_default=True)
+@click.option("--weight-decay", type=float, default=_DEFAULTS.weight_decay, show_default=True)
+@click.option("--dropout", type=float, default=_DEFAULTS.dropout, show_default=True)
+@click.option("--label-smoothing", type=float, default=_DEFAULTS.label_smoothing, show_default=True)
+@click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True)
+@click.option("--train-size", type=int, help="Train on smaller images first (progressive resizing); finish with a "
+              "run at the network's own size.")
+@click.option("--flip/--no-flip", default=_DEFAULTS.flip, show_default=True, help="Mirror half of the images.")
+@click.option("--head-only", is_flag=True, help="Train the fully connected layers on features computed once.")
+@click.option("--density", type=float, default=_DEFAULTS.density, show_default=True,
+              help="Share of the weights of fc6 and fc7 that pruning leaves.")
+@click.option("--validation-share", type=float, default=_DEFAULTS.validation_share, show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default=_DEFAULTS.precision, show_default=True)
+@click.option("--half", is_flag=True, help="Store the checkpoint in FP16.")
+@click.option("--download", is_flag=True, help="Let torchvision fetch Fashion-MNIST.")
+@click.option("--skip-bad", is_flag=True, help="Leave out damaged images and count them.")
+@click.option("--resume", is_flag=True, help="Go on with the run that was interrupted.")
+@output_option("The checkpoint, .safetensors or .safetensors.zst.  [default: WORKDIR/alexnet.safetensors]")
+@workdir_option
+@quiet_option
+def command(
+    data: str, model: str | None, variant: str, width: float, image_size: int, half: bool, download: bool,
+    skip_bad: bool, resume: bool, output: Path | None, workdir: Path, voice: Voice, **options: Any,
+) -> None:  # fmt: skip
+    """Train a variant on a data source, or fine-tune a model to other classes.
+
+    Ctrl-C ends the run after the current step and keeps everything; --resume goes on from there.
+    """
+    choices = TrainingOptions(**options)
+    from alexnet_deploy.training.run import TrainingRequest, checkpoint_from_data
+
+    request = TrainingRequest(
+        data=data,
+        output=output or workdir / "alexnet.safetensors",
+        model=model,
+        variant=variant,
+        width=width,
+        image_size=image_size,
+        download=download,
+        half=half,
+        skip_bad=skip_bad,
+        resume=resume,
+        options=choices,
+    )
+    try:
+        checkpoint_from_data(request, voice=voice)
+    except KeyboardInterrupt:
+        voice.warn("stopped after the current step; the same command with --resume goes on")
+        raise

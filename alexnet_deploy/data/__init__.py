@@ -1,0 +1,1 @@
+"""Images: where they come from, how they become tensors, and what keeps the sets apart."""

@@ -1,0 +1,102 @@
+"""Batches of preprocessed images, decoded one batch ahead of the consumer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alexnet_deploy.data.preprocessing import batch_from_images
+from alexnet_deploy.data.sources import ImageSource
+from alexnet_deploy.errors import ImageError
+from alexnet_deploy.specs import Preprocessing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """`images` is `(N, 3, S, S) float32`; `labels` and `indices` are `(N,) int64`."""
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    indices: NDArray[np.int64]
+
+
+@dataclass
+class Skipped:
+    """Damaged images that `--skip-bad` left out, by file name."""
+
+    names: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def load_batch(
+    source: ImageSource,
+    indices: NDArray[np.int64],
+    spec: Preprocessing,
+    *,
+    flips: NDArray[np.bool_] | None = None,
+    skipped: Skipped | None = None,
+) -> Batch:
+    """Decodes and preprocesses the images at `indices`.
+
+    Args:
+        source: The images.
+        indices: Which of them, in order.
+        spec: The preprocessing.
+        flips: Which of them to mirror left to right.
+        skipped: Where to note damaged images; None makes the first one an error.
+
+    Raises:
+        ImageError: An image is damaged and `skipped` is None.
+    """
+    images, kept = [], []
+    for position, index in enumerate(indices):
+        try:
+            pixels = source.image(int(index))
+        except ImageError as exc:
+            if skipped is None:
+                raise
+            skipped.names.append(exc.problem)
+            continue
+        images.append(pixels[:, ::-1] if flips is not None and flips[position] else pixels)
+        kept.append(index)
+    kept_indices = np.asarray(kept, np.int64)
+    return Batch(
+        images=batch_from_images(images, spec), labels=source.labels[kept_indices], indices=kept_indices
+    )
+
+
+def batches(
+    source: ImageSource,
+    batch_size: int,
+    spec: Preprocessing,
+    *,
+    indices: Sequence[int] | NDArray[np.int64] | None = None,
+    flips: NDArray[np.bool_] | None = None,
+    skipped: Skipped | None = None,
+) -> Iterator[Batch]:
+    """Yields batches in order (the last one may be smaller), loading the next one while one is in use."""
+    order = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
+
+    def load(start: int) -> Batch:
+        part = slice(start, start + batch_size)
+        return load_batch(
+            source, order[part], spec, flips=None if flips is None else flips[part], skipped=skipped
+        )
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead: Future[Batch] | None = None
+        for start in range(0, len(order), batch_size):
+            current = ahead.result() if ahead else load(start)
+            following = start + batch_size
+            ahead = pool.submit(load, following) if following < len(order) else None
+            if len(current.indices):
+                yield current

@@ -1,0 +1,72 @@
+"""The one way from an image to the network's input, for training, calibration, evaluation and prediction."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from alexnet_deploy.specs import Interpolation, Preprocessing, Resize
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FILTERS = {
+    Interpolation.NEAREST: Image.Resampling.NEAREST,
+    Interpolation.BILINEAR: Image.Resampling.BILINEAR,
+    Interpolation.BICUBIC: Image.Resampling.BICUBIC,
+}
+
+
+def square_from_image(pixels: NDArray[np.uint8], spec: Preprocessing) -> NDArray[np.uint8]:
+    """Resizes and crops one image: `(H, W)` or `(H, W, 3)` to `(S, S)` or `(S, S, 3)`, uint8.
+
+    The shorter-side rule is torchvision's: the longer side becomes `int(size * long / short)`, and the crop
+    starts at `round((side - crop) / 2)`.
+    """
+    image = Image.fromarray(pixels)
+    filter_ = _FILTERS[spec.interpolation]
+    if spec.resize is Resize.STRETCH:
+        width = height = spec.resize_size
+    else:
+        short, long = sorted(image.size)
+        scaled_long = int(spec.resize_size * long / short)
+        width, height = (
+            (spec.resize_size, scaled_long) if image.width <= image.height else (scaled_long, spec.resize_size)
+        )
+    if image.size != (width, height):
+        image = image.resize((width, height), filter_)
+    left, top = round((width - spec.image_size) / 2), round((height - spec.image_size) / 2)
+    return np.asarray(image)[top : top + spec.image_size, left : left + spec.image_size]
+
+
+def batch_from_images(images: Sequence[NDArray[np.uint8]], spec: Preprocessing) -> NDArray[np.float32]:
+    """Stacks images as `(N, 3, S, S) float32`, C-contiguous.
+
+    Args:
+        images: uint8 arrays, `(H, W)` grey or `(H, W, 3)` RGB, of any sizes.
+        spec: The preprocessing that travels with the weights.
+    """
+    order = [0, 1, 2] if spec.channel_order == "rgb" else [2, 1, 0]
+    # The mean and deviation are given in the order of the network's channels.
+    factor = np.float32(spec.scale) / np.asarray(spec.std, np.float32)
+    shift = -np.asarray(spec.mean, np.float32) / np.asarray(spec.std, np.float32)
+    batch = np.empty((len(images), 3, spec.image_size, spec.image_size), np.float32)
+    for row, pixels in zip(batch, images, strict=True):
+        square = square_from_image(pixels, spec)
+        for channel, source in enumerate(order):
+            plane = square if square.ndim == 2 else square[:, :, source]
+            np.multiply(plane, factor[channel], out=row[channel], casting="unsafe")
+            row[channel] += shift[channel]
+    return batch
+
+
+def resized(spec: Preprocessing, image_size: int) -> Preprocessing:
+    """The same preprocessing for another input size, with the same share cropped away."""
+    if image_size == spec.image_size:
+        return spec
+    resize_size = max(image_size, round(spec.resize_size * image_size / spec.image_size))
+    return dataclasses.replace(spec, image_size=image_size, resize_size=resize_size)

@@ -1,0 +1,195 @@
+"""Where images come from: idx files (MNIST's form), CIFAR-10's binary form, and trees of image files."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from alexnet_deploy.errors import DataError, ImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
+# A photograph of 50 megapixels is large; a PNG that unpacks to more is more likely a bomb.
+MAX_PIXELS = 50_000_000
+# idx and CIFAR files are read whole; the largest known (EMNIST) unpacks to 550 MB.
+MAX_UNPACKED_BYTES = 1_000_000_000
+_IDX_UBYTE_MAGIC = 0x08
+_CIFAR_RECORD_BYTES = 1 + 3 * 32 * 32
+
+
+class ImageSource(ABC):
+    """A labelled, indexable set of images.
+
+    Attributes:
+        name: What reports call it.
+        classes: Names of the classes, by label.
+        labels: `(N,) int64`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Returns `(H, W)` grey or `(H, W, 3)` RGB, uint8.
+
+        Raises:
+            ImageError: The image is damaged; the message names its file.
+        """
+
+    def content_hash(self, index: int) -> str:
+        """SHA-256 of shape and decoded pixels, whatever file they came in."""
+        pixels = self.image(index)
+        return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64], name: str | None = None) -> ImageSource:
+        """The images at `indices`, in that order."""
+        return _Subset(self, np.asarray(indices, np.int64), name or self.name)
+
+
+class ArraySource(ImageSource):
+    """Images that are in memory: `(N, H, W)` or `(N, H, W, 3)`, uint8."""
+
+    def __init__(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str], name: str
+    ) -> None:
+        self.images, self.labels, self.classes, self.name = images, labels, tuple(classes), name
+        if len(images) != len(labels) or len(images) == 0:
+            raise DataError(
+                f"{name}: images and labels do not match", got=f"{len(images)} images, {len(labels)} labels"
+            )
+        if int(labels.max()) >= len(self.classes) or int(labels.min()) < 0:
+            raise DataError(
+                f"{name}: a label is out of range",
+                got=f"labels {labels.min()} to {labels.max()}",
+                expected=f"0 to {len(self.classes) - 1}",
+            )
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        return self.images[index]
+
+
+class FolderSource(ImageSource):
+    """A tree with one folder a class (ImageNet's layout), the classes in alphabetical order."""
+
+    def __init__(self, folder: Path, classes: Sequence[str] | None = None) -> None:
+        found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        self.name = str(folder)
+        self.classes = tuple(classes or found)
+        self.paths: list[Path] = []
+        labels: list[int] = []
+        for label, name in enumerate(self.classes):
+            files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            self.paths += files
+            labels += [label] * len(files)
+        if not self.paths:
+            raise DataError(
+                f"{folder} holds no images",
+                got=f"{len(found)} folders and no file that ends in {', '.join(sorted(IMAGE_SUFFIXES))}",
+                expected="one folder a class with images in it",
+                remedy="name the folder whose children are the classes, or one that holds train/ and val/",
+            )
+        self.labels = np.asarray(labels, np.int64)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        return read_image(self.paths[index])
+
+
+class _Subset(ImageSource):
+    def __init__(self, source: ImageSource, indices: NDArray[np.int64], name: str) -> None:
+        self.source, self.indices, self.name = source, indices, name
+        self.classes, self.labels = source.classes, source.labels[indices]
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        return self.source.image(int(self.indices[index]))
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Decodes one file to `(H, W)` grey or `(H, W, 3)` RGB, uint8.
+
+    Raises:
+        ImageError: The file is missing, damaged, not an image, or larger than `MAX_PIXELS`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ImageError(
+                        f"{path} is too large",
+                        got=f"{image.width}x{image.height}",
+                        expected=f"at most {MAX_PIXELS:,} pixels",
+                    )
+                return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+        raise ImageError(
+            f"{path} cannot be read as an image",
+            got=exc,
+            remedy="replace or remove the file; commands that read data take --skip-bad",
+        ) from exc
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """Reads an idx file of unsigned bytes, plain or gzipped (format: Y. LeCun's MNIST page).
+
+    Raises:
+        DataError: The file is not idx, is cut short, or unpacks to more than `MAX_UNPACKED_BYTES`.
+    """
+    try:
+        data = _read_bounded(path)
+        if len(data) < 4 or data[:3] != bytes([0, 0, _IDX_UBYTE_MAGIC]):
+            raise ValueError(f"it begins with {data[:4].hex()}, not with 000008")
+        header = 4 + 4 * data[3]
+        shape = tuple(int.from_bytes(data[at : at + 4], "big") for at in range(4, header, 4))
+        if not shape or int(np.prod(shape, dtype=object)) != len(data) - header:
+            raise ValueError(f"its header says {shape}, but {len(data) - header} bytes follow")
+        return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    except (OSError, EOFError, ValueError) as exc:
+        raise DataError(f"{path} cannot be read as an idx file", got=exc, remedy="fetch the file again") from exc
+
+
+def read_cifar(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Reads CIFAR-10's binary batches: `(N, 32, 32, 3)` uint8 and `(N,)` int64 labels.
+
+    Raises:
+        DataError: A file is not a whole number of records.
+    """
+    records = []
+    for path in paths:
+        try:
+            data = _read_bounded(path)
+        except (OSError, EOFError, ValueError) as exc:
+            raise DataError(f"{path} cannot be read", got=exc) from exc
+        if len(data) == 0 or len(data) % _CIFAR_RECORD_BYTES:
+            raise DataError(
+                f"{path} is not a CIFAR-10 binary batch",
+                got=f"{len(data)} bytes",
+                expected=f"a multiple of {_CIFAR_RECORD_BYTES}",
+            )
+        records.append(np.frombuffer(data, np.uint8).reshape(-1, _CIFAR_RECORD_BYTES))
+    table = np.concatenate(records)
+    images = table[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), table[:, 0].astype(np.int64)
+
+
+def _read_bounded(path: Path) -> bytes:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as file:
+        data: bytes = file.read(MAX_UNPACKED_BYTES + 1)
+    if len(data) > MAX_UNPACKED_BYTES:
+        raise ValueError(f"it unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
+    return data

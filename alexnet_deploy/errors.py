@@ -1,0 +1,105 @@
+"""Every error that this package raises on purpose, and the exit code each one ends a command with.
+
+    AlexnetDeployError                 exit 1
+    ├── InputError                     exit 2   what the user named is missing or is not what it should be
+    ├── MissingDependencyError         exit 1   an optional package is not installed
+    ├── DataError                      exit 1   a data source cannot be used
+    │   └── ImageError                 exit 1   one image is damaged
+    ├── WeightsError                   exit 1   a checkpoint does not fit the network
+    ├── TrainingError                  exit 1   training cannot go on
+    ├── GraphError                     exit 1   an ONNX graph is not what a stage requires
+    ├── ArtifactError                  exit 1   an artifact cannot be written, or its passport does not match it
+    ├── EngineError                    exit 1   an engine cannot be built or read
+    ├── RuntimeUnavailableError        exit 1   a runtime cannot run on this machine (a skipped row in a bench)
+    ├── SessionError                   exit 1   a runtime that should run did not
+    └── GateError                      exit 3   something was measured and found wanting
+        ├── ParityError                exit 3   an export differs from its source
+        └── PrecisionProofError        exit 3   a layer did not get the precision that was asked for
+"""
+
+from __future__ import annotations
+
+EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_GATE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class AlexnetDeployError(Exception):
+    """A deployment error that a person can act on.
+
+    Args:
+        problem: One sentence saying what is wrong.
+        got: What was found.
+        expected: What would have been right.
+        remedy: What to do about it.
+    """
+
+    exit_code = EXIT_ERROR
+
+    def __init__(
+        self, problem: str, *, got: object = None, expected: object = None, remedy: str | None = None
+    ) -> None:
+        self.problem, self.got, self.expected, self.remedy = problem, got, expected, remedy
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        parts = [("got", self.got), ("expected", self.expected), ("remedy", self.remedy)]
+        return "\n".join([self.problem] + [f"  {label}: {value}" for label, value in parts if value is not None])
+
+
+class InputError(AlexnetDeployError):
+    """What the user named is missing, unreadable, or not what it should be."""
+
+    exit_code = EXIT_USAGE
+
+
+class MissingDependencyError(AlexnetDeployError):
+    """An optional package that a feature needs is not installed."""
+
+
+class DataError(AlexnetDeployError):
+    """A data source cannot be used."""
+
+
+class ImageError(DataError):
+    """One image is damaged; the message names its file."""
+
+
+class WeightsError(AlexnetDeployError):
+    """A checkpoint does not fit the network it is read into."""
+
+
+class TrainingError(AlexnetDeployError):
+    """Training cannot start or go on."""
+
+
+class GraphError(AlexnetDeployError):
+    """An ONNX graph is not what a stage requires."""
+
+
+class ArtifactError(AlexnetDeployError):
+    """An artifact cannot be written, or its passport does not match it."""
+
+
+class EngineError(AlexnetDeployError):
+    """An engine cannot be built or read."""
+
+
+class RuntimeUnavailableError(AlexnetDeployError):
+    """A runtime cannot run on this machine; a bench turns this into a skipped row."""
+
+
+class SessionError(AlexnetDeployError):
+    """A runtime that should run did not, or would have run somewhere else than asked."""
+
+
+class GateError(AlexnetDeployError):
+    """Something was measured and found wanting."""
+
+    exit_code = EXIT_GATE
+
+
+class ParityError(GateError):
+    """An exported graph differs from its source by more than the stated tolerance."""
+
+
+class PrecisionProofError(GateError):
+    """A layer did not get the precision that was asked for."""

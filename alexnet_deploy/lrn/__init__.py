@@ -1,0 +1,1 @@
+"""Local Response Normalization: oracle, torch module, recovery from exported graphs, lowerings."""

@@ -1,0 +1,106 @@
+"""What this machine is: processor, memory, GPUs, versions. Standard library only; nothing heavy is imported."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+_MEASURED_PACKAGES = (
+    "alexnet-deploy", "torch", "torchvision", "onnx", "onnxscript", "onnx-ir", "onnxruntime-gpu", "onnxruntime",
+    "openvino", "tensorrt", "tensorrt-rtx", "triton", "numpy", "pillow",
+)  # fmt: skip
+# What decides whether INT8 and bf16 are fast on a CPU.
+_NOTABLE_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+
+
+@cache
+def count_gpus() -> int:
+    """Number of CUDA devices the driver reports; 0 where there is no driver.
+
+    Asks the driver itself: TensorRT-RTX without a driver does not raise, it returns None and logs.
+    """
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        count = ctypes.c_int(0)
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
+            return count.value
+    return 0
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction-set flags as Linux names them; empty elsewhere."""
+    return frozenset(_cpuinfo("flags").split())
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name.strip() == key:
+                    return value.strip()
+    except OSError:
+        pass
+    return ""
+
+
+def usable_cpus() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Physical memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+
+
+def version_of(distribution: str) -> str | None:
+    """Installed version of a distribution, or None."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def tool_versions(*distributions: str) -> dict[str, str]:
+    """Versions of those of the distributions that are installed."""
+    found = {name: version_of(name) for name in distributions}
+    return {name: version for name, version in found.items() if version}
+
+
+def environment() -> dict[str, Any]:
+    """What a measurement depends on, for a report: no host name, user or path."""
+    flags = cpu_flags()
+    return {
+        "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "cpu_family": "/".join(filter(None, [_cpuinfo("cpu family"), _cpuinfo("model"), _cpuinfo("stepping")])),
+        "cpus": usable_cpus(),
+        "cpu_flags": [flag for flag in _NOTABLE_FLAGS if flag in flags],
+        "memory_bytes": memory_bytes(),
+        "gpus": count_gpus(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": sys.version.split()[0],
+        "packages": tool_versions(*_MEASURED_PACKAGES),
+    }
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc to keep freed memory instead of giving it back to the kernel; returns whether it could.
+
+    Training allocates and frees tensors of tens of megabytes at every step; by default glibc maps and unmaps
+    each one, and the page faults cost a quarter of the step.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        return bool(libc.mallopt(m_mmap_threshold, 1 << 30) and libc.mallopt(m_trim_threshold, (1 << 31) - 1))
+    except (OSError, AttributeError):
+        return False

@@ -1,0 +1,77 @@
+"""Lazy import of optional packages, and the one place that picks the TensorRT flavour."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+from alexnet_deploy.errors import InputError, MissingDependencyError
+
+# Module -> (distribution, extra that brings it).
+_EXTRAS = {
+    "openvino": ("openvino", "openvino"),
+    "tensorrt": ("tensorrt", "tensorrt"),
+    "tensorrt_rtx": ("tensorrt-rtx", "rtx"),
+    "pycuda": ("pycuda", "cuda"),
+    "cuda.bindings": ("cuda-bindings", "cuda"),
+}
+TENSORRT_BACKENDS = ("auto", "tensorrt", "tensorrt-rtx")
+
+
+def is_installed(module: str) -> bool:
+    """Whether `module` can be found, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def require(module: str, feature: str) -> ModuleType:
+    """Imports an optional module.
+
+    Args:
+        module: Its import name.
+        feature: What needs it, for the message.
+
+    Raises:
+        MissingDependencyError: It is not installed, or cannot be loaded.
+    """
+    distribution, extra = _EXTRAS.get(module, (module, "dev"))
+    try:
+        return importlib.import_module(module)
+    except ImportError as exc:
+        missing = not is_installed(module)
+        raise MissingDependencyError(
+            f"{feature} needs the package {distribution}, which " + ("is not installed" if missing else "does not load"),
+            got=None if missing else exc,
+            remedy=f"pip install 'alexnet-deploy[{extra}]'",
+        ) from exc
+
+
+def tensorrt_from_backend(backend: str) -> tuple[str, Any]:
+    """Picks the TensorRT flavour: `(backend name, module)`.
+
+    Args:
+        backend: `tensorrt`, `tensorrt-rtx`, or `auto`: TensorRT where it is installed and a GPU is here (its
+            engines are built on the GPU that runs them), else TensorRT-RTX.
+
+    Raises:
+        InputError: There is no such backend.
+        MissingDependencyError: It is not installed.
+    """
+    if backend not in TENSORRT_BACKENDS:
+        raise InputError("no such backend", got=backend, expected=", ".join(TENSORRT_BACKENDS))
+    if backend == "auto":
+        from alexnet_deploy.machine import count_gpus
+
+        backend = "tensorrt" if is_installed("tensorrt") and count_gpus() > 0 else "tensorrt-rtx"
+    module = require(backend.replace("-", "_"), f"building a {backend} engine")
+    if not hasattr(module, "Builder"):
+        raise MissingDependencyError(
+            f"the package {backend} is here, but its libraries are not",
+            got=f"module {module.__name__} without Builder",
+            remedy=f"pip install 'alexnet-deploy[{_EXTRAS[module.__name__][1]}]' where NVIDIA's index is reachable",
+        )
+    return backend, module

@@ -1,0 +1,144 @@
+"""The vocabulary that the stages share: frozen dataclasses and enums, standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any, Self
+
+from alexnet_deploy.errors import InputError
+
+
+class Precision(StrEnum):
+    """The type that the convolutions and fully connected layers compute in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    FP8 = "fp8"
+    INT4 = "int4"
+
+
+class Target(StrEnum):
+    """Where a graph will run; it decides how quantization is written into the graph."""
+
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+    ONNXRUNTIME_CPU = "onnxruntime-cpu"
+    OPENVINO = "openvino"
+
+
+class Lowering(StrEnum):
+    """How Local Response Normalization is written into a graph."""
+
+    NATIVE = "native"
+    BANDED = "banded"
+    PLUGIN = "plugin"
+
+
+class Interpolation(StrEnum):
+    """How an image is resampled; the filters are Pillow's, which antialias when they shrink."""
+
+    NEAREST = "nearest"
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+
+
+class Resize(StrEnum):
+    """`stretch` resizes to the network's square; `shorter-side` keeps the aspect and crops the centre."""
+
+    STRETCH = "stretch"
+    SHORTER_SIDE = "shorter-side"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LrnSpec:
+    """Local Response Normalization across channels, in ONNX's terms: `alpha` is divided by `size`.
+
+    `y[c] = x[c] / (bias + alpha / size * sum(x[i]**2 for i in window(c)))**beta`, where the window of an odd
+    size is centred on the channel and cut off at the first and the last one (Krizhevsky et al. 2012, section
+    3.3; ONNX operator LRN; Caffe and torch agree).
+    """
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    bias: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """From an image to the network's input, in one description that travels with the weights.
+
+    The steps, in order: to three channels (a grey image is repeated), resize, centre crop to
+    `(image_size, image_size)`, channel order, multiply by `scale`, subtract `mean`, divide by `std`.
+    """
+
+    image_size: int = 224
+    resize: Resize = Resize.SHORTER_SIDE
+    resize_size: int = 256
+    interpolation: Interpolation = Interpolation.BILINEAR
+    channel_order: str = "rgb"
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.image_size <= 4096 or not self.image_size <= self.resize_size <= 8192:
+            raise InputError(
+                "preprocessing has sizes that do not fit",
+                got=f"image_size {self.image_size}, resize_size {self.resize_size}",
+                expected="1 <= image_size <= 4096 and image_size <= resize_size <= 8192",
+            )
+        if sorted(self.channel_order) != ["b", "g", "r"] or any(s <= 0 for s in self.std):
+            raise InputError(
+                "preprocessing has a channel order or a standard deviation that cannot be",
+                got=f"channel_order {self.channel_order!r}, std {self.std}",
+                expected="'rgb' or 'bgr', and positive std",
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            InputError: A field is missing, unknown or of the wrong type.
+        """
+        try:
+            known = {field.name for field in fields(cls)}
+            if set(values) != known:
+                raise ValueError(f"fields {sorted(set(values) ^ known)} are missing or unknown")
+            return cls(
+                image_size=int(values["image_size"]),
+                resize=Resize(values["resize"]),
+                resize_size=int(values["resize_size"]),
+                interpolation=Interpolation(values["interpolation"]),
+                channel_order=str(values["channel_order"]),
+                scale=float(values["scale"]),
+                mean=_three_floats(values["mean"]),
+                std=_three_floats(values["std"]),
+            )
+        except (TypeError, ValueError, KeyError, AttributeError) as exc:
+            raise InputError("the preprocessing description cannot be read", got=exc) from exc
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that change when any step does."""
+        return fingerprint(self.to_json())
+
+
+def _three_floats(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def fingerprint(values: Any) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of `values` as canonical JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]

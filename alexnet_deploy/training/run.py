@@ -1,0 +1,172 @@
+"""From a data source to a checkpoint: opens the images, makes or opens the network, trains, writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_deploy.artifacts import atomic_path, write_passport
+from alexnet_deploy.data.catalog import open_data
+from alexnet_deploy.data.shipped import Split, shipped_hashes
+from alexnet_deploy.data.sources import ArraySource, ImageSource
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.machine import tool_versions
+from alexnet_deploy.network import AlexNet, initialize
+from alexnet_deploy.progress import SILENT, Voice
+from alexnet_deploy.specs import Preprocessing, Resize, fingerprint
+from alexnet_deploy.training.loop import TrainingData, TrainingFiles, split_for_training, train
+from alexnet_deploy.training.options import TrainingOptions
+from alexnet_deploy.variants import NetworkSpec
+from alexnet_deploy.weights import ModelInfo, load_model, save_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRequest:
+    """What `alexnet-deploy train` was asked for.
+
+    Attributes:
+        data: As `open_data` takes it.
+        model: A checkpoint to start from; None starts from random weights.
+        variant, width, image_size: Of a new network; image_size 0 is the variant's own.
+        output: Where the checkpoint goes.
+        half: Store FP16.
+    """
+
+    data: str
+    output: Path
+    model: str | None = None
+    variant: str = "paper"
+    width: float = 1.0
+    image_size: int = 0
+    download: bool = False
+    half: bool = False
+    skip_bad: bool = False
+    resume: bool = False
+    options: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
+
+
+def checkpoint_from_data(request: TrainingRequest, *, voice: Voice = SILENT) -> Path:
+    """Trains and writes a checkpoint with its passport; log and curve lie beside it.
+
+    Raises:
+        InputError: The data or the model is not there, or `resume` finds nothing to resume.
+        KeyboardInterrupt: Interrupted; `resume` goes on.
+    """
+    source = open_data(request.data, "train", download=request.download)
+    network, info = _start(request, source)
+    options = request.options
+    # Guards and evaluations measure on these; an image that was trained on would flatter them.
+    forbidden = shipped_hashes(Split.GUARD, Split.EVALUATION) if isinstance(source, ArraySource) else frozenset()
+    training, validation, left_out = split_for_training(source, options.validation_share, options.seed, forbidden)
+    stem = request.output.name.split(".")[0]
+    files = TrainingFiles(
+        state=request.output.with_name(f"{stem}.training-state"), log=request.output.with_name(f"{stem}.train.jsonl")
+    )
+    held_out = len(validation) if validation else 0
+    voice.say(
+        f"{info.network.variant}, {info.network.classes} classes, on {len(training)} images of {source.name}; "
+        f"{held_out} held out" + (f"; {left_out} left out, which guards and evaluations use" if left_out else "")
+    )
+    data = TrainingData(train=training, validation=validation, preprocessing=info.preprocessing)
+    result = train(
+        network, data, options, files, resume=request.resume, skip_bad=request.skip_bad, voice=voice
+    )
+    if len(result.skipped):
+        voice.warn(f"{len(result.skipped)} damaged images were skipped, the first: {result.skipped.names[0]}")
+    save_checkpoint(network, info, request.output, half=request.half)
+    write_passport(
+        request.output,
+        kind="checkpoint",
+        parents=[Path(request.model)] if request.model and Path(request.model).is_file() else [],
+        request=fingerprint([options.to_json(), request.data]),
+        facts={
+            "model": info.to_json(),
+            "data": source.name,
+            "images": len(training),
+            "training": options.to_json(),
+            "steps": result.steps,
+            "images_per_second": round(result.images_per_second, 2),
+            "validation_top1": result.validation_top1,
+        },
+        tools=tool_versions("torch"),
+    )
+    curve_from_log(files.log, files.log.with_suffix(".svg"))
+    files.state.unlink(missing_ok=True)
+    voice.say(f"wrote {request.output} ({request.output.stat().st_size / 1e6:.1f} MB)")
+    return request.output
+
+
+def _start(request: TrainingRequest, source: ImageSource) -> tuple[AlexNet, ModelInfo]:
+    classes = len(source.classes)
+    if request.model is None:
+        spec = NetworkSpec(
+            variant=request.variant, classes=classes, width=request.width, image_size=request.image_size
+        )
+        network = AlexNet(spec)
+        initialize(network, request.options.seed)
+        name = f"{spec.variant}-{source.name.split()[0].strip('/').split('/')[-1]}"
+        info = ModelInfo(
+            name=name,
+            network=spec,
+            preprocessing=preprocessing_from_source(source, spec.image_size),
+            labels=source.classes,
+        )
+        return network, info
+    opened, info = load_model(request.model, variant=None if request.variant == "paper" else request.variant)
+    if info.network.classes == classes and (not info.labels or info.labels == source.classes):
+        return opened, dataclasses.replace(info, labels=source.classes)
+    spec = dataclasses.replace(info.network, classes=classes)
+    network = AlexNet(spec)
+    initialize(network, request.options.seed)
+    kept = {name: tensor for name, tensor in opened.state_dict().items() if not name.startswith("fc8.")}
+    network.load_state_dict(kept, strict=False)
+    return network, dataclasses.replace(info, network=spec, labels=source.classes)
+
+
+def preprocessing_from_source(source: ImageSource, image_size: int) -> Preprocessing:
+    """What to train with: stretched and normalized by their own statistics for small images in memory, ImageNet's
+    recipe for photographs."""
+    if not isinstance(source, ArraySource):
+        return Preprocessing(image_size=image_size, resize_size=max(image_size, round(image_size * 256 / 224)))
+    pixels = source.images.astype(np.float32) / 255
+    axes = (0, 1, 2)
+    mean, std = np.atleast_1d(pixels.mean(axis=axes)), np.atleast_1d(pixels.std(axis=axes))
+    if source.images.ndim == 3:
+        mean, std = np.full(3, pixels.mean()), np.full(3, pixels.std())
+    if float(std.min()) <= 0:
+        raise InputError(f"{source.name}: every image is the same", got="a standard deviation of 0")
+    red, green, blue = (round(float(value), 4) for value in mean)
+    red_std, green_std, blue_std = (round(float(value), 4) for value in std)
+    return Preprocessing(
+        image_size=image_size,
+        resize_size=image_size,
+        resize=Resize.STRETCH,
+        mean=(red, green, blue),
+        std=(red_std, green_std, blue_std),
+    )
+
+
+def curve_from_log(log: Path, picture: Path) -> None:
+    """Draws loss and validation accuracy over the steps of a JSON-lines log, as SVG."""
+    from matplotlib.figure import Figure
+
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    accuracies = [(row["step"], row["validation_top1"]) for row in rows if row.get("validation_top1") is not None]
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel="step", ylabel="training loss")
+    if losses:
+        axes.plot(*zip(*losses, strict=True), color="#4c72b0", linewidth=0.8)
+    if accuracies:
+        right = axes.twinx()
+        right.plot(*zip(*accuracies, strict=True), color="#c44e52", marker="o", linewidth=1)
+        right.set_ylabel("validation top-1", color="#c44e52")
+    with atomic_path(picture) as temporary:
+        figure.savefig(temporary, format="svg")
+
+
