@@ -1,0 +1,163 @@
+"""From a network to ONNX, with the proof that both compute the same."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alexnet_deploy.errors import GraphError, ParityError
+from alexnet_deploy.graph import INPUT_NAME, copy_of, graph_bytes, info_of, set_info
+from alexnet_deploy.lrn.lowering import lower_to_banded
+from alexnet_deploy.normalise import BATCH_NAME, DEFAULT_OPSET, Normalised, normalise
+from alexnet_deploy.specs import Lowering, Precision
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from alexnet_deploy.network import AlexNet
+    from alexnet_deploy.weights import ModelInfo
+
+# Share of the largest logit by which outputs may differ; FP16 has 11 bits, FP32 rounds along the way.
+PARITY_TOLERANCE = {Precision.FP32: 1e-4, Precision.FP16: 1e-2}
+LOGITS_NAME, PROBABILITIES_NAME = "logits", "prob"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far two graphs are apart on the same images.
+
+    Attributes:
+        max_relative_error: Largest difference of any output, as a share of the largest output.
+        tolerance: What is allowed.
+        images: How many images were compared.
+        agreement: Share of images with the same first class.
+    """
+
+    max_relative_error: float
+    tolerance: float
+    images: int
+    agreement: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {
+            "max_relative_error": self.max_relative_error,
+            "tolerance": self.tolerance,
+            "images": self.images,
+            "agreement": self.agreement,
+        }
+
+
+def onnx_from_network(network: AlexNet, info: ModelInfo, *, opset: int = DEFAULT_OPSET) -> Normalised:
+    """Exports through `torch.onnx` and normalises: dynamic batch, standard `LRN`, textbook names, metadata.
+
+    Args:
+        network: In evaluation mode.
+        info: Goes into the graph's metadata.
+        opset: Version of the standard operators.
+
+    Raises:
+        GraphError: The exporter failed, or an LRN of the network was not recovered.
+    """
+    import onnx_ir as ir
+    import torch
+
+    image = torch.zeros(2, 3, info.network.image_size, info.network.image_size)
+    output = PROBABILITIES_NAME if info.network.softmax else LOGITS_NAME
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                network.eval(),
+                (image,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=[output],
+                dynamic_shapes=({0: torch.export.Dim(BATCH_NAME)},),
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as exc:
+            raise GraphError("torch.onnx could not export the network", got=str(exc).split("\n")[0]) from exc
+    if program is None:
+        raise GraphError("torch.onnx returned no graph")
+    result = normalise(ir.from_proto(program.model_proto), opset=opset, rename=True)
+    expected = sum(layer.op == "lrn" for layer in network.layers)
+    if len(result.recovered) != expected:
+        raise GraphError(
+            "the exporter wrote LRN in a form that is not recognized",
+            got=f"{len(result.recovered)} LRN nodes recovered",
+            expected=f"{expected}",
+            remedy="report it with the versions that `alexnet-deploy doctor` prints",
+        )
+    result.model.producer_name = "alexnet-deploy"
+    result.model.graph.name = info.network.variant
+    set_info(result.model, info)
+    return result
+
+
+def lowered(model: ir.Model, lowering: Lowering) -> ir.Model:
+    """A copy with LRN in the wanted form; the metadata comes along."""
+    copy = copy_of(model)
+    info = info_of(model)
+    if lowering is Lowering.BANDED:
+        lower_to_banded(copy)
+    if info is not None:
+        set_info(copy, info)
+    return copy
+
+
+def run_onnx(model: ir.Model, images: NDArray[np.float32], *, optimise: bool = True) -> NDArray[np.float32]:
+    """Runs a graph on ONNX Runtime's CPU provider: `(N, 3, S, S)` to `(N, classes)`, one batch."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(graph_bytes(model), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    outputs: NDArray[np.float32] = session.run(None, {name: images})[0]
+    return outputs
+
+
+def parity(reference: NDArray[np.floating], outputs: NDArray[np.floating], tolerance: float) -> Parity:
+    """Compares `(N, classes)` outputs of two graphs on the same images."""
+    scale = float(np.abs(reference).max())
+    return Parity(
+        max_relative_error=float(np.abs(reference - outputs).max()) / max(scale, float(np.finfo(np.float32).tiny)),
+        tolerance=tolerance,
+        images=len(reference),
+        agreement=float((reference.argmax(1) == outputs.argmax(1)).mean()),
+    )
+
+
+def require_parity(found: Parity, what: str) -> Parity:
+    """Passes `found` on where it holds.
+
+    Raises:
+        ParityError: The difference is larger than allowed, or not a number.
+    """
+    if not found.max_relative_error <= found.tolerance:
+        raise ParityError(
+            f"{what} differs from its source; nothing was written",
+            got=f"{found.max_relative_error:.2e} of the largest output, on {found.images} images",
+            expected=f"at most {found.tolerance:.0e}",
+            remedy="report it with the versions that `alexnet-deploy doctor` prints",
+        )
+    return found
+
+
+def default_name(path: Path | None) -> str:
+    """Stem of the artifacts: that of a graph which the user brought, `alexnet` otherwise."""
+    return path.stem if path is not None and path.suffix == ".onnx" else "alexnet"

@@ -1,0 +1,220 @@
+"""ONNX graphs: opened with checks, written whole, and a few questions that every pass asks."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alexnet_deploy.artifacts import write_bytes
+from alexnet_deploy.errors import GraphError, InputError
+from alexnet_deploy.weights import ModelInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+# protobuf's own limit; AlexNet in FP32 is 244 MB.
+MAX_ONNX_BYTES = 2_000_000_000
+_INFO_KEY = "alexnet_deploy.model"
+INPUT_NAME = "input"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedNode:
+    """A convolution or fully connected layer of a graph.
+
+    Attributes:
+        weight: Its constant weight, output channels first (Gemm with transB, or MatMul after transposing).
+    """
+
+    name: str
+    node: ir.Node
+    activation: ir.Value
+    weight_value: ir.Value
+    weight: NDArray[np.floating]
+    bias_value: ir.Value | None
+
+
+def read_graph(path: Path) -> ir.Model:
+    """Opens an ONNX file.
+
+    Raises:
+        InputError: It is missing, too large, not ONNX, or fails ONNX's checker.
+    """
+    import onnx
+    import onnx_ir as ir
+    from google.protobuf.message import DecodeError
+
+    if not path.is_file():
+        raise InputError(f"there is no ONNX file {str(path)!r}", remedy="check the path")
+    if path.stat().st_size > MAX_ONNX_BYTES:
+        raise InputError(f"{path} is too large", got=f"{path.stat().st_size} bytes", expected=f"{MAX_ONNX_BYTES} at most")
+    try:
+        proto = onnx.load(str(path), load_external_data=True)
+        onnx.checker.check_model(proto, full_check=False)
+        if not proto.graph.node or not proto.graph.output:
+            raise ValueError("it has no nodes or no outputs")
+    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as exc:
+        raise InputError(
+            f"{path} is not a valid ONNX file", got=str(exc).strip().split("\n")[0], remedy="export it again"
+        ) from exc
+    return ir.from_proto(proto)
+
+
+def graph_bytes(model: ir.Model) -> bytes:
+    """Serializes a model after ONNX's checker has passed it.
+
+    Raises:
+        GraphError: The checker objects; this is a defect of a pass.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    proto = ir.to_proto(model)
+    try:
+        onnx.checker.check_model(proto, full_check=False)
+    except onnx.checker.ValidationError as exc:
+        raise GraphError("the graph that was made is not valid ONNX", got=str(exc).split("\n")[0]) from exc
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
+
+
+def write_graph(model: ir.Model, path: Path) -> None:
+    """Writes an ONNX file whole."""
+    write_bytes(path, graph_bytes(model))
+
+
+def copy_of(model: ir.Model) -> ir.Model:
+    """A model that a pass may change without touching the other."""
+    import onnx_ir as ir
+
+    return ir.from_proto(ir.to_proto(model))
+
+
+def set_info(model: ir.Model, info: ModelInfo) -> None:
+    """Puts the model's description into the graph's metadata."""
+    model.metadata_props[_INFO_KEY] = json.dumps(info.to_json())
+
+
+def info_of(model: ir.Model) -> ModelInfo | None:
+    """Reads the model's description from the graph's metadata; None where it has none.
+
+    Raises:
+        InputError: The metadata is there and cannot be read.
+    """
+    text = model.metadata_props.get(_INFO_KEY)
+    if text is None:
+        return None
+    try:
+        return ModelInfo.from_json(json.loads(text))
+    except ValueError as exc:
+        raise InputError("the graph's metadata cannot be read", got=exc) from exc
+
+
+def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
+    """The value as an array where it is a constant (initializer or Constant node), else None."""
+    import onnx_ir as ir
+
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return value.const_value.numpy()
+    constant = ir.convenience.get_const_tensor(value)
+    return None if constant is None else constant.numpy()
+
+
+def weighted_nodes(model: ir.Model) -> Iterator[WeightedNode]:
+    """Yields convolutions and fully connected layers with constant weights, in order."""
+    for node in model.graph:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.domain not in ("", "ai.onnx"):
+            continue
+        weight_value, activation = node.inputs[1], node.inputs[0]
+        weight = constant_of(weight_value)
+        if weight is None or weight_value is None or activation is None:
+            continue
+        if node.op_type == "MatMul" or (node.op_type == "Gemm" and not _int_attribute(node, "transB")):
+            weight = weight.T
+        yield WeightedNode(
+            name=node.name or node.outputs[0].name or node.op_type,
+            node=node,
+            activation=activation,
+            weight_value=weight_value,
+            weight=weight,
+            bias_value=node.inputs[2] if len(node.inputs) > 2 else None,
+        )
+
+
+def _int_attribute(node: ir.Node, name: str, default: int = 0) -> int:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def input_shape(model: ir.Model) -> tuple[int | None, ...]:
+    """Shape of the one input that is not an initializer, None for dynamic sides.
+
+    Raises:
+        GraphError: There is not exactly one, or it is not a batch of images.
+    """
+    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    shape = inputs[0].shape if len(inputs) == 1 else None
+    if shape is None or len(shape) != 4:
+        raise GraphError(
+            "the graph does not read one batch of images",
+            got=", ".join(f"{value.name} {value.shape}" for value in inputs) or "no inputs",
+            expected="one input of shape (N, 3, S, S)",
+        )
+    return tuple(side if isinstance(side, int) else None for side in shape)
+
+
+def layer_costs(model: ir.Model) -> list[dict[str, Any]]:
+    """One row a node: name, op, output shape, parameters, multiply-adds for one image, weight bytes."""
+    inferred = inferred_copy(model)
+    weighted = {node.node.outputs[0].name: node for node in weighted_nodes(inferred)}
+    rows = []
+    for node in inferred.graph:
+        output = node.outputs[0]
+        shape = [side if isinstance(side, int) else 0 for side in list(output.shape or [])[1:]]
+        layer = weighted.get(output.name)
+        parameters = macs = weight_bytes = 0
+        if layer is not None:
+            bias = constant_of(layer.bias_value)
+            parameters = layer.weight.size + (0 if bias is None else bias.size)
+            macs = layer.weight.size * (math.prod(shape[1:]) if node.op_type == "Conv" else 1)
+            weight_bytes = layer.weight.nbytes + (0 if bias is None else bias.nbytes)
+        rows.append(
+            {
+                "name": node.name or output.name,
+                "op": _OPS.get(node.op_type, "other"),
+                "type": node.op_type,
+                "precision": _precision_of(output),
+                "output": shape,
+                "parameters": parameters,
+                "macs": macs,
+                "weight_bytes": weight_bytes,
+            }
+        )
+    return rows
+
+
+_OPS = {"Conv": "conv", "Gemm": "linear", "MatMul": "linear", "LRN": "lrn", "MaxPool": "pool", "AveragePool": "pool"}
+_PRECISIONS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8", "UINT8": "int8"}
+
+
+def _precision_of(value: ir.Value) -> str:
+    return _PRECISIONS.get(value.dtype.name, value.dtype.name.lower()) if value.dtype is not None else "unknown"
+
+
+def inferred_copy(model: ir.Model) -> ir.Model:
+    """A copy with the shapes and types that ONNX can infer."""
+    import onnx
+    import onnx_ir as ir
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True))
