@@ -7,13 +7,12 @@ import io
 import logging
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alexnet_deploy.errors import GraphError, ParityError
-from alexnet_deploy.graph import INPUT_NAME, copy_of, graph_bytes, info_of, set_info
+from alexnet_deploy.graph import INPUT_NAME, copy_of, graph_bytes, info_of, input_shape, set_info
 from alexnet_deploy.lrn.lowering import lower_to_banded
 from alexnet_deploy.normalise import BATCH_NAME, DEFAULT_OPSET, Normalised, normalise
 from alexnet_deploy.specs import Lowering, Precision
@@ -70,8 +69,9 @@ def onnx_from_network(network: AlexNet, info: ModelInfo, *, opset: int = DEFAULT
     import onnx_ir as ir
     import torch
 
-    image = torch.zeros(2, 3, info.network.image_size, info.network.image_size)
-    output = PROBABILITIES_NAME if info.network.softmax else LOGITS_NAME
+    spec = network.spec
+    image = torch.zeros(2, 3, spec.image_size, spec.image_size)
+    output = PROBABILITIES_NAME if spec.softmax else LOGITS_NAME
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -101,7 +101,7 @@ def onnx_from_network(network: AlexNet, info: ModelInfo, *, opset: int = DEFAULT
             remedy="report it with the versions that `alexnet-deploy doctor` prints",
         )
     result.model.producer_name = "alexnet-deploy"
-    result.model.graph.name = info.network.variant
+    result.model.graph.name = spec.variant
     set_info(result.model, info)
     return result
 
@@ -117,18 +117,19 @@ def lowered(model: ir.Model, lowering: Lowering) -> ir.Model:
     return copy
 
 
-def run_onnx(model: ir.Model, images: NDArray[np.float32], *, optimise: bool = True) -> NDArray[np.float32]:
-    """Runs a graph on ONNX Runtime's CPU provider: `(N, 3, S, S)` to `(N, classes)`, one batch."""
+def run_onnx(model: ir.Model, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Runs a graph on ONNX Runtime's CPU provider: `(N, 3, S, S)` to `(N, classes)`.
+
+    A graph with a fixed batch is run as often as it takes; N must be a multiple of it.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if not optimise:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(graph_bytes(model), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    outputs: NDArray[np.float32] = session.run(None, {name: images})[0]
-    return outputs
+    size = input_shape(model)[0] or len(images)
+    return np.concatenate([session.run(None, {name: images[at : at + size]})[0] for at in range(0, len(images), size)])
 
 
 def parity(reference: NDArray[np.floating], outputs: NDArray[np.floating], tolerance: float) -> Parity:
@@ -156,8 +157,3 @@ def require_parity(found: Parity, what: str) -> Parity:
             remedy="report it with the versions that `alexnet-deploy doctor` prints",
         )
     return found
-
-
-def default_name(path: Path | None) -> str:
-    """Stem of the artifacts: that of a graph which the user brought, `alexnet` otherwise."""
-    return path.stem if path is not None and path.suffix == ".onnx" else "alexnet"

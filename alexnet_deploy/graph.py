@@ -30,7 +30,8 @@ class WeightedNode:
     """A convolution or fully connected layer of a graph.
 
     Attributes:
-        weight: Its constant weight, output channels first (Gemm with transB, or MatMul after transposing).
+        weight: Its constant weight, output channels first.
+        transposed: Whether the graph holds it the other way round (MatMul, and Gemm without transB).
     """
 
     name: str
@@ -38,6 +39,7 @@ class WeightedNode:
     activation: ir.Value
     weight_value: ir.Value
     weight: NDArray[np.floating]
+    transposed: bool
     bias_value: ir.Value | None
 
 
@@ -138,14 +140,14 @@ def weighted_nodes(model: ir.Model) -> Iterator[WeightedNode]:
         weight = constant_of(weight_value)
         if weight is None or weight_value is None or activation is None:
             continue
-        if node.op_type == "MatMul" or (node.op_type == "Gemm" and not _int_attribute(node, "transB")):
-            weight = weight.T
+        transposed = node.op_type == "MatMul" or (node.op_type == "Gemm" and not _int_attribute(node, "transB"))
         yield WeightedNode(
             name=node.name or node.outputs[0].name or node.op_type,
             node=node,
             activation=activation,
             weight_value=weight_value,
-            weight=weight,
+            weight=weight.T if transposed else weight,
+            transposed=transposed,
             bias_value=node.inputs[2] if len(node.inputs) > 2 else None,
         )
 

@@ -69,7 +69,7 @@ def normalise(model: ir.Model, *, opset: int = DEFAULT_OPSET, rename: bool = Fal
     recovered = tuple(recover_lrn(current))
     if name_layers(current, rename=rename):
         changes.append("layers named")
-    current.graph.name = current.graph.name or "network"
+    _forget_exporter_notes(current)
     return Normalised(model=inferred_copy(current), recovered=recovered, changes=tuple(changes))
 
 
@@ -182,6 +182,17 @@ def _make_batch_dynamic(model: ir.Model) -> bool:
             if value not in model.graph.outputs:
                 value.shape = None
     return True
+
+
+def _forget_exporter_notes(model: ir.Model) -> None:
+    """Source lines and traces that exporters attach to every node."""
+    model.graph.name = model.graph.name or "network"
+    model.graph.metadata_props.clear()
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
 
 
 _KINDS = {"Relu": "relu", "LRN": "norm", "MaxPool": "pool", "AveragePool": "pool", "Softmax": "prob"}

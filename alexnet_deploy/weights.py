@@ -54,15 +54,18 @@ class ModelInfo:
 
     Attributes:
         name: What reports call the model.
+        network: None for a foreign ONNX graph that is no member of the family.
         labels: Names of the classes; empty where they are not known.
     """
 
     name: str
-    network: NetworkSpec
+    network: NetworkSpec | None
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.network is None:
+            return
         if self.labels and len(self.labels) != self.network.classes:
             raise InputError(
                 "the labels do not fit the classes",
@@ -80,7 +83,7 @@ class ModelInfo:
         """Returns plain JSON values."""
         return {
             "name": self.name,
-            "network": self.network.to_json(),
+            "network": self.network.to_json() if self.network else None,
             "preprocessing": self.preprocessing.to_json(),
             "labels": list(self.labels),
         }
@@ -95,7 +98,7 @@ class ModelInfo:
         try:
             return cls(
                 name=str(values["name"]),
-                network=NetworkSpec.from_json(values["network"]),
+                network=NetworkSpec.from_json(values["network"]) if values["network"] is not None else None,
                 preprocessing=Preprocessing.from_json(values["preprocessing"]),
                 labels=tuple(str(label) for label in values["labels"]),
             )
@@ -110,6 +113,21 @@ def imagenet_preprocessing(spec: NetworkSpec) -> Preprocessing:
     if spec.variant in ("bvlc", "caffenet"):
         common |= CAFFE_PREPROCESSING
     return Preprocessing(**common)
+
+
+def network_of(info: ModelInfo, where: str) -> NetworkSpec:
+    """The network's description.
+
+    Raises:
+        WeightsError: The model is a foreign graph.
+    """
+    if info.network is None:
+        raise WeightsError(
+            f"{where} is not known to be an AlexNet",
+            expected=f"a model of one of the variants {', '.join(VARIANTS)}",
+            remedy="export, calibrate, build-engine and bench take such a graph; train and inspect --variant do not",
+        )
+    return info.network
 
 
 def load_model(model: str, *, variant: str | None = None) -> tuple[AlexNet, ModelInfo]:
@@ -127,7 +145,7 @@ def load_model(model: str, *, variant: str | None = None) -> tuple[AlexNet, Mode
     from alexnet_deploy.network import AlexNet
 
     tensors, info = _read_model(model, variant)
-    network = AlexNet(info.network)
+    network = AlexNet(network_of(info, model))
     _check_tensors(model, tensors, network)
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     network.eval()

@@ -43,7 +43,7 @@ def tensors_from_onnx(path: Path, variant: str | None) -> tuple[dict[str, Tensor
             tensors[name] = torch.zeros(layer.weight.shape[0])
     side = input_shape(model)[2]
     info = info_of(model)
-    if info is not None:
+    if info is not None and info.network is not None:
         return tensors, dataclasses.replace(info, network=dataclasses.replace(info.network, softmax=False))
     if not tensors:
         raise WeightsError(

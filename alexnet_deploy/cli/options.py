@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from alexnet_deploy.machine import usable_cpus
 from alexnet_deploy.progress import Voice
+
+if TYPE_CHECKING:
+    from alexnet_deploy.pipeline.stages import Deployment
+    from alexnet_deploy.pipeline.workspace import Artifact
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -67,3 +72,78 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")(
         function
     )
+
+
+def deployment_from(
+    model: str,
+    variant: str | None,
+    workdir: Path,
+    voice: Voice,
+    *,
+    preprocessing: str | None = None,
+    opset: int | None = None,
+) -> Deployment:
+    """The model and the work directory that the common options name."""
+    from alexnet_deploy.normalise import DEFAULT_OPSET
+    from alexnet_deploy.pipeline.stages import Deployment
+    from alexnet_deploy.pipeline.workspace import Workspace
+
+    return Deployment(
+        workspace=Workspace(folder=workdir, voice=voice),
+        model=model,
+        variant=variant,
+        preprocessing=preprocessing,
+        opset=opset or DEFAULT_OPSET,
+    )
+
+
+def print_artifact(artifact: Artifact, *, as_json: bool) -> None:
+    """The result of a command that makes one file: its path, or its passport."""
+    if not as_json:
+        click.echo(artifact.path)
+        return
+    import json
+
+    from alexnet_deploy.artifacts import read_passport
+
+    passport = read_passport(artifact.path)
+    document = {
+        "schema": 1,
+        "path": str(artifact.path),
+        "reused": artifact.reused,
+        "passport": passport.to_json() if passport else None,
+    }
+    click.echo(json.dumps(document, indent=1))
+
+
+def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--threads`: CPU threads, the same for every row."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(1),
+        default=usable_cpus,
+        show_default="all usable CPUs",
+        help="CPU threads, the same for every row.",
+    )(function)
+
+
+def batches_from_text(text: str) -> tuple[int, ...]:
+    """Parses `1,16`."""
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError as exc:
+        raise click.BadParameter(f"{text!r} is not a list of batch sizes such as 1,16.", param_hint="--batch") from exc
+
+
+def show_bench(document: dict[str, Any], *, as_json: bool) -> None:
+    """The document as JSON, or as a table."""
+    if as_json:
+        import json
+
+        click.echo(json.dumps(document, indent=1))
+        return
+    from rich.console import Console
+
+    from alexnet_deploy.report.terminal import print_bench
+
+    print_bench(document, Console())

@@ -68,7 +68,7 @@ def checkpoint_from_data(request: TrainingRequest, *, voice: Voice = SILENT) -> 
     )
     held_out = len(validation) if validation else 0
     voice.say(
-        f"{info.network.variant}, {info.network.classes} classes, on {len(training)} images of {source.name}; "
+        f"{network.spec.variant}, {network.spec.classes} classes, on {len(training)} images of {source.name}; "
         f"{held_out} held out" + (f"; {left_out} left out, which guards and evaluations use" if left_out else "")
     )
     data = TrainingData(train=training, validation=validation, preprocessing=info.preprocessing)
@@ -117,9 +117,9 @@ def _start(request: TrainingRequest, source: ImageSource) -> tuple[AlexNet, Mode
         )
         return network, info
     opened, info = load_model(request.model, variant=None if request.variant == "paper" else request.variant)
-    if info.network.classes == classes and (not info.labels or info.labels == source.classes):
+    if opened.spec.classes == classes and (not info.labels or info.labels == source.classes):
         return opened, dataclasses.replace(info, labels=source.classes)
-    spec = dataclasses.replace(info.network, classes=classes)
+    spec = dataclasses.replace(opened.spec, classes=classes)
     network = AlexNet(spec)
     initialize(network, request.options.seed)
     kept = {name: tensor for name, tensor in opened.state_dict().items() if not name.startswith("fc8.")}

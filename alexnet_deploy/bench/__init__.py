@@ -1,0 +1,1 @@
+"""Measurement: latency and accuracy of sessions, each in a process of its own, interleaved."""

@@ -1,0 +1,80 @@
+"""`alexnet-deploy build-engine`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from alexnet_deploy.cli.options import (
+    deployment_from,
+    json_option,
+    model_option,
+    output_option,
+    print_artifact,
+    quiet_option,
+    variant_option,
+    workdir_option,
+)
+from alexnet_deploy.engines.options import DEFAULT_SMS, EngineOptions, sms_from_text
+from alexnet_deploy.progress import Voice
+from alexnet_deploy.specs import Precision
+
+_PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
+
+
+@click.command("build-engine")
+@model_option
+@variant_option
+@click.option("--fp32", is_flag=True, help="An FP32 engine.")
+@click.option("--fp16", is_flag=True, help="An FP16 engine; the default.")
+@click.option("--bf16", is_flag=True, help="A BF16 engine.")
+@click.option("--int8", is_flag=True, help="An INT8 engine: every convolution and fully connected layer.")
+@click.option("--backend", type=click.Choice(["auto", "tensorrt", "tensorrt-rtx"]), default="auto", show_default=True,
+              help="auto: TensorRT where it and a GPU are here, else TensorRT-RTX, which needs no GPU to build.")
+@click.option("--sm", default="+".join(f"sm{sm}" for sm in DEFAULT_SMS), show_default=True,
+              help="GPU architectures, as sm86,sm89, or all that hold the precision (TensorRT-RTX).")
+@click.option("--min-batch", type=int, default=1, show_default=True)
+@click.option("--opt-batch", type=int, default=1, show_default=True)
+@click.option("--max-batch", type=int, default=16, show_default=True)
+@click.option("--calibration", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="A calibration table for --int8.  [default: made from the shipped images]")
+@click.option("--allow-float", is_flag=True, help="Keep an engine in which a layer did not get the precision.")
+@output_option("The engine, where one precision is built.  [default: in WORKDIR]")
+@json_option
+@workdir_option
+@quiet_option
+def command(
+    model: str, variant: str | None, fp32: bool, fp16: bool, bf16: bool, int8: bool, backend: str, sm: str,
+    min_batch: int, opt_batch: int, max_batch: int, calibration: Path | None, allow_float: bool,
+    output: Path | None, as_json: bool, workdir: Path, voice: Voice,
+) -> None:  # fmt: skip
+    """Build engines, without a GPU too, and prove their precision.
+
+    After a build the plan is read back: exit code 3 where a layer did not get the precision that was asked for.
+    """
+    chosen = [p for p, wanted in zip(_PRECISIONS, (fp32, fp16, bf16, int8), strict=True) if wanted] or [Precision.FP16]
+    if output is not None and len(chosen) > 1:
+        raise click.UsageError("--output names one file, but several precisions are asked for.")
+    if calibration is not None and Precision.INT8 not in chosen:
+        raise click.UsageError("--calibration goes with --int8.")
+    requests = [
+        EngineOptions(
+            precision=precision,
+            backend=backend,
+            sms=sms_from_text(sm, precision),
+            min_batch=min_batch,
+            opt_batch=opt_batch,
+            max_batch=max_batch,
+        )
+        for precision in chosen
+    ]
+    deployment = deployment_from(model, variant, workdir, voice)
+    for request in requests:
+        artifact = deployment.engine(
+            request,
+            calibration=calibration if request.precision is Precision.INT8 else None,
+            output=output,
+            allow_float=allow_float,
+        )
+        print_artifact(artifact, as_json=as_json)

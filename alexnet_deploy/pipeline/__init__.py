@@ -1,0 +1,1 @@
+"""Composes the stages over a work directory; the CLI and the tests call it."""

@@ -1,0 +1,185 @@
+"""Which sessions a bench has on this machine, measured on the same images."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alexnet_deploy.artifacts import sha256_of
+from alexnet_deploy.bench.bench import BENCH_SCHEMA, BenchOptions, Candidate, artifact_size, rows_from_candidates
+from alexnet_deploy.bench.runner import RemoteRunner
+from alexnet_deploy.data.batches import Skipped, load_batch
+from alexnet_deploy.data.catalog import open_data
+from alexnet_deploy.data.shipped import Split, shipped_images
+from alexnet_deploy.data.sources import ImageSource
+from alexnet_deploy.engines.options import EngineOptions
+from alexnet_deploy.errors import InputError, MissingDependencyError
+from alexnet_deploy.machine import count_gpus, cpu_flags, environment
+from alexnet_deploy.optional import is_installed
+from alexnet_deploy.pipeline.stages import Deployment
+from alexnet_deploy.runtimes.engine import NOT_RUN
+from alexnet_deploy.runtimes.open import RUNTIMES
+from alexnet_deploy.runtimes.session import SessionSpec
+from alexnet_deploy.specs import Lowering, Precision, Target
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_NO_BF16 = "this CPU has no bf16 multipliers; it would be emulated"
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+# What every runtime can hold here, in the order of the report.
+_OFFERED = {
+    "torch": (Precision.FP32, Precision.BF16),
+    "onnxruntime-cpu": (Precision.FP32, Precision.INT8),
+    "openvino": (Precision.FP32, Precision.BF16, Precision.INT8),
+    "onnxruntime-cuda": (Precision.FP32, Precision.FP16),
+    "tensorrt": (Precision.FP16, Precision.INT8),
+    "tensorrt-rtx": (Precision.FP16, Precision.INT8),
+}
+
+
+def bench_document(
+    deployment: Deployment,
+    options: BenchOptions,
+    *,
+    runtimes: Sequence[str] = (),
+    data: str | None = None,
+    skip_bad: bool = False,
+) -> dict[str, Any]:
+    """Makes the artifacts that are missing, measures every row and returns the document of `bench --json`.
+
+    Args:
+        deployment: The model.
+        options: How to measure.
+        runtimes: Narrows the rows; all by default.
+        data: Evaluation images (the test split); the shipped ones by default.
+        skip_bad: Leave out damaged images and count them.
+
+    Raises:
+        InputError: There is no such runtime or data.
+    """
+    unknown = sorted(set(runtimes) - set(RUNTIMES))
+    if unknown:
+        raise InputError(f"no such runtime: {', '.join(unknown)}", expected=", ".join(RUNTIMES))
+    voice = deployment.workspace.voice
+    source = shipped_images(Split.EVALUATION) if data in (None, "shipped") else open_data(str(data), "test")
+    skipped = Skipped() if skip_bad else None
+    batch = load_batch(source, np.arange(len(source)), deployment.info.preprocessing, skipped=skipped)
+    labels = _labels(deployment, source, batch.labels)
+    candidates = [
+        candidate
+        for runtime in RUNTIMES
+        if not runtimes or runtime in runtimes
+        for candidate in _candidates(deployment, runtime, options)
+    ]
+    with _shared(batch.images) as path:
+        rows = rows_from_candidates(
+            candidates, options, lambda spec: RemoteRunner(spec, str(path)), labels, voice=voice
+        )
+    for row in rows:
+        if row["status"] == "failed":
+            voice.warn(f"{row['key']} failed: {row['reason']}")
+    return {
+        "schema": BENCH_SCHEMA,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment(),
+        "model": {
+            **deployment.info.to_json(),
+            "source": deployment.source.name,
+            "sha256": sha256_of(deployment.source),
+        },
+        "data": {
+            "name": source.name,
+            "images": len(batch.indices),
+            "skipped": len(skipped or ()),
+            "labelled": labels is not None,
+        },
+        "options": {"batches": list(options.batches), "runs": options.runs, "rounds": options.rounds},
+        "rows": rows,
+    }
+
+
+def _labels(deployment: Deployment, source: ImageSource, labels: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    if deployment.info.labels == source.classes:
+        return labels
+    deployment.workspace.voice.warn(
+        f"the classes of {source.name} are not those of {deployment.info.name}: top-1 and top-5 are left out, "
+        "agreement with the reference is measured (--data names other images)"
+    )
+    return None
+
+
+@contextmanager
+def _shared(images: NDArray[np.float32]) -> Iterator[Path]:
+    """The preprocessed images as a file that every worker maps into memory."""
+    with tempfile.TemporaryDirectory(prefix="alexnet-deploy-") as folder:
+        path = Path(folder) / "images.npy"
+        np.save(path, images)
+        yield path
+
+
+def _candidates(deployment: Deployment, runtime: str, options: BenchOptions) -> Iterator[Candidate]:
+    for precision in _OFFERED[runtime]:
+        reason = _why_not(deployment, runtime, precision)
+        bf16 = precision is Precision.BF16
+        spec = SessionSpec(
+            runtime=runtime,
+            precision=precision,
+            path=Path(),
+            threads=options.threads,
+            hint="bf16" if bf16 and runtime == "openvino" else None,
+        )
+        if reason is not None:
+            yield Candidate(spec=spec, reason=reason)
+        else:
+            yield _with_artifact(deployment, spec)
+
+
+def _why_not(deployment: Deployment, runtime: str, precision: Precision) -> str | None:
+    """The reason why a row needs no artifact: it cannot run here."""
+    if runtime == "torch" and deployment.is_graph:
+        return "the model came as ONNX; there is no torch network of it"
+    if precision is Precision.BF16 and not cpu_flags() & _BF16_FLAGS:
+        return _NO_BF16
+    if runtime == "openvino" and not is_installed("openvino"):
+        return "not installed; pip install 'alexnet-deploy[openvino]'"
+    if runtime == "onnxruntime-cuda" and count_gpus() == 0:
+        return "no CUDA device"
+    return None
+
+
+def _with_artifact(deployment: Deployment, spec: SessionSpec) -> Candidate:
+    precision = spec.precision
+    lrn: str | None
+    if spec.runtime == "torch":
+        path, lrn = deployment.source, Lowering.BANDED.value
+    elif spec.runtime in ("tensorrt", "tensorrt-rtx"):
+        return _engine(deployment, spec)
+    else:
+        target = Target.OPENVINO if spec.runtime == "openvino" else Target.ONNXRUNTIME_CPU
+        if spec.runtime == "onnxruntime-cuda":
+            target = Target.TENSORRT
+        # bf16 on OpenVINO is a hint over the FP32 graph.
+        graph = deployment.graph(Precision.FP32 if precision is Precision.BF16 else precision, target)
+        path, lrn = graph.path, graph.facts.get("lrn")
+    return Candidate(spec=dataclasses.replace(spec, path=path, lrn=lrn), size_bytes=artifact_size(path))
+
+
+def _engine(deployment: Deployment, spec: SessionSpec) -> Candidate:
+    try:
+        engine = deployment.engine(EngineOptions(precision=spec.precision, backend=spec.runtime))
+    except MissingDependencyError as exc:
+        return Candidate(spec=spec, reason=f"{exc.problem}; {exc.remedy}")
+    reason = f"{NOT_RUN}no CUDA device" if count_gpus() == 0 else None
+    return Candidate(
+        spec=dataclasses.replace(spec, path=engine.path, lrn=engine.facts.get("lrn")),
+        size_bytes=artifact_size(engine.path),
+        reason=reason,
+    )

@@ -1,0 +1,42 @@
+"""The whole way on one model: graphs, calibration, engines, bench, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from alexnet_deploy.artifacts import write_bytes, write_json, write_passport
+from alexnet_deploy.bench.bench import BenchOptions
+from alexnet_deploy.engines.options import EngineOptions
+from alexnet_deploy.pipeline.bench import bench_document
+from alexnet_deploy.pipeline.stages import Deployment
+from alexnet_deploy.report.html import page_from_bench
+from alexnet_deploy.specs import Precision
+
+BENCH_NAME, REPORT_NAME = "bench.json", "report.html"
+
+
+def write_bench(document: dict[str, Any], folder: Path, output: Path | None = None) -> tuple[Path, Path]:
+    """Writes the bench as JSON with its passport, and as a page beside it."""
+    path = output or folder / BENCH_NAME
+    report = path.with_suffix(".html") if output else folder / REPORT_NAME
+    write_json(path, document)
+    write_passport(path, kind="bench", facts={"model": document["model"]["name"], "rows": len(document["rows"])})
+    write_bytes(report, page_from_bench(document).encode())
+    return path, report
+
+
+def demo(deployment: Deployment, options: BenchOptions) -> tuple[dict[str, Any], Path]:
+    """Takes the model the whole way and returns the bench and the path of the report."""
+    say = deployment.workspace.voice.say
+    say("1/4 export: ONNX with standard LRN nodes, compared with torch on real images")
+    deployment.fp32_graph()
+    say("2/4 calibrate: ranges of the activations")
+    deployment.calibration()
+    say("3/4 build: engines, and the proof of their precision")
+    for precision in (Precision.FP16, Precision.INT8):
+        deployment.engine(EngineOptions(precision=precision, backend="tensorrt-rtx"))
+    say("4/4 bench: every runtime that is here, on the same images")
+    document = bench_document(deployment, options)
+    _, report = write_bench(document, deployment.workspace.folder)
+    return document, report

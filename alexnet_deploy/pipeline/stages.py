@@ -1,0 +1,439 @@
+"""The stages over a workspace: FP32 graph, calibration table, graphs per precision and target, engines.
+
+Each makes what it needs from the stage before it, as make would.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alexnet_deploy.artifacts import read_passport, require_passport, sha256_of
+from alexnet_deploy.data.batches import Skipped, load_batch
+from alexnet_deploy.data.catalog import open_data
+from alexnet_deploy.data.shipped import Split, shipped_folder, shipped_images
+from alexnet_deploy.data.sources import ImageSource
+from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.machine import tool_versions
+from alexnet_deploy.normalise import DEFAULT_OPSET, normalise
+from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
+from alexnet_deploy.specs import Lowering, Precision, Preprocessing, Target
+from alexnet_deploy.weights import SHIPPED_CHECKPOINT, ModelInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from alexnet_deploy.engines.options import EngineOptions
+
+PARITY_IMAGES = 64
+DEFAULT_CALIBRATION_IMAGES = 512
+# Which lowering each target runs fastest, as measured; the reason goes into the passport.
+LOWERINGS = {
+    Target.ONNXRUNTIME_CPU: (Lowering.BANDED, "its LRN kernel calls a scalar pow for every element"),
+    Target.OPENVINO: (Lowering.NATIVE, "its own LRN kernel is vectorized"),
+    Target.TENSORRT: (Lowering.NATIVE, "it fuses its own LRN layer"),
+    Target.TENSORRT_RTX: (Lowering.NATIVE, "it fuses its own LRN layer"),
+}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One model on its way through a workspace.
+
+    Attributes:
+        workspace: Where artifacts go.
+        model: `shipped`, `torchvision`, a checkpoint or an ONNX file.
+        variant: For weight files that do not say.
+        preprocessing: For ONNX files that do not say: `imagenet`, `caffe`, or a JSON file.
+        opset: Of the graphs.
+    """
+
+    workspace: Workspace
+    model: str = "shipped"
+    variant: str | None = None
+    preprocessing: str | None = None
+    opset: int = DEFAULT_OPSET
+
+    @cached_property
+    def source(self) -> Path:
+        """The model as a file; torchvision's weights are written into the workspace first.
+
+        Raises:
+            InputError: There is no such model.
+        """
+        if self.model == "shipped":
+            return shipped_folder("models") / SHIPPED_CHECKPOINT
+        if self.model == "torchvision":
+            return self._torchvision_checkpoint()
+        path = Path(self.model).expanduser()
+        if not path.is_file():
+            raise InputError(
+                f"there is no model {self.model!r}",
+                got="a folder" if path.is_dir() else "no such file",
+                expected="shipped, torchvision, a checkpoint or an ONNX file",
+            )
+        return path
+
+    def _torchvision_checkpoint(self) -> Path:
+        path = self.workspace.folder / "torchvision-alexnet.safetensors"
+        if read_passport(path) is None:
+            from alexnet_deploy.artifacts import write_passport
+            from alexnet_deploy.weights import load_model, save_checkpoint
+
+            network, info = load_model("torchvision")
+            save_checkpoint(network, info, path)
+            write_passport(path, kind="checkpoint", facts={"model": info.to_json()})
+        return path
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether the user brought ONNX."""
+        return self.source.suffix == ".onnx"
+
+    @property
+    def stem(self) -> str:
+        """Of the artifacts' names: a graph that the user brought keeps its own."""
+        return self.source.stem if self.is_graph else "alexnet"
+
+    def fp32_graph(self, output: Path | None = None) -> Artifact:
+        """The normalised FP32 graph with standard `LRN` nodes, proved against its source on real images.
+
+        Raises:
+            ParityError: It computes something else than its source.
+        """
+        passport = read_passport(self.source) if self.is_graph else None
+        if passport is not None and passport.kind == "onnx" and output is None:
+            require_passport(self.source, because="says which model it is")
+            if passport.facts.get("precision") == "fp32" and passport.facts.get("lrn") == "native":
+                return Artifact(path=self.source, reused=True, facts=passport.facts)
+        path = output or self.workspace.folder / f"{self.stem}.onnx"
+        request = {"opset": self.opset, "variant": self.variant, "preprocessing": self.preprocessing}
+        return self.workspace.make(path, "onnx", request, [self.source], self._export)
+
+    def _export(self) -> Made:
+        from alexnet_deploy import export, graph
+
+        if self.is_graph:
+            original = graph.read_graph(self.source)
+            result = normalise(original, opset=self.opset)
+            info = graph.info_of(original) or self._guessed_info(result.model)
+            graph.set_info(result.model, info)
+            images = parity_images(info.preprocessing, original)
+            reference = export.run_onnx(original, images)
+        else:
+            from alexnet_deploy.weights import load_model
+
+            network, info = load_model(str(self.source), variant=self.variant)
+            result = export.onnx_from_network(network, info, opset=self.opset)
+            images = parity_images(info.preprocessing)
+            reference = _torch_logits(network, images)
+        found = export.parity(
+            reference, export.run_onnx(result.model, images), export.PARITY_TOLERANCE[Precision.FP32]
+        )
+        export.require_parity(found, "the exported graph")
+        for change in result.changes:
+            self.workspace.voice.say(f"  {change}")
+        for lrn in result.recovered:
+            self.workspace.voice.say(f"  LRN recovered from {lrn.nodes_replaced} nodes: {_words(lrn.spec)}")
+        self.workspace.voice.say(
+            f"  parity: {found.max_relative_error:.1e} of the largest output on {found.images} images"
+        )
+        facts = {
+            "model": info.to_json(),
+            "precision": "fp32",
+            "lrn": "native",
+            "opset": self.opset,
+            "changes": list(result.changes),
+            "lrn_recovered": [dataclasses.asdict(lrn) for lrn in result.recovered],
+            "parity": found.to_json(),
+        }
+        return Made(
+            data=graph.graph_bytes(result.model), facts=facts, tools=tool_versions("torch", "onnx", "onnxscript", "onnx-ir")
+        )
+
+    def _guessed_info(self, model: ir.Model) -> ModelInfo:
+        from alexnet_deploy.graph import input_shape
+        from alexnet_deploy.weights import CAFFE_PREPROCESSING
+
+        side = input_shape(model)[2]
+        if side is None:
+            raise InputError(f"{self.source} has a dynamic image size", expected="a fixed height and width")
+        common: dict[str, Any] = {"image_size": side, "resize_size": max(side, 256)}
+        caffe = any(name.startswith("conv1_w") for name in model.graph.initializers)
+        chosen = self.preprocessing or ("caffe" if caffe else "imagenet")
+        if self.preprocessing is None:
+            self.workspace.voice.warn(
+                f"{self.source.name} does not say how its images are preprocessed; assuming {chosen}'s way "
+                "(--preprocessing names another)"
+            )
+        if chosen == "caffe":
+            found = Preprocessing(**common, **CAFFE_PREPROCESSING)
+        elif chosen == "imagenet":
+            found = Preprocessing(**common)
+        else:
+            found = _preprocessing_from_file(Path(chosen))
+        return ModelInfo(name=self.source.stem, network=None, preprocessing=found)
+
+    @cached_property
+    def _graph(self) -> tuple[Artifact, ir.Model, ModelInfo]:
+        from alexnet_deploy.graph import info_of, read_graph
+
+        artifact = self.fp32_graph()
+        model = read_graph(artifact.path)
+        info = info_of(model)
+        if info is None:
+            raise InputError(f"{artifact.path} has no description", remedy="export it with this tool")
+        return artifact, model, info
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known of the model."""
+        return self._graph[2]
+
+    def calibration(
+        self,
+        *,
+        data: str | None = None,
+        images: int = DEFAULT_CALIBRATION_IMAGES,
+        output: Path | None = None,
+        skip_bad: bool = False,
+    ) -> Artifact:
+        """The calibration table, from the shipped images or from the training split of `data`.
+
+        Raises:
+            InputError: The model was not trained on what the shipped images show, and no data was named.
+        """
+        artifact, model, info = self._graph
+        source = self._calibration_images(data, images)
+        hashes = [source.content_hash(index) for index in range(len(source))] if not skip_bad else [data, images]
+        request = {"images": sorted(str(h) for h in hashes), "preprocessing": info.preprocessing.to_json()}
+        path = output or self.workspace.folder / _named(self.stem, "calibration.json")
+
+        def stage() -> Made:
+            from alexnet_deploy.precision.calibrate import table_from_images
+
+            skipped = Skipped() if skip_bad else None
+            table = table_from_images(
+                model, source, info.preprocessing, sha256_of(artifact.path), skipped=skipped, voice=self.workspace.voice
+            )
+            if skipped:
+                self.workspace.voice.warn(f"{len(skipped)} damaged images were skipped, the first: {skipped.names[0]}")
+            data_bytes = (json.dumps(table.to_json(), indent=1) + "\n").encode()
+            facts = {"method": table.method, "images": table.images, "data": source.name}
+            return Made(data=data_bytes, facts=facts, tools=tool_versions("onnxruntime-gpu", "onnxruntime"))
+
+        return self.workspace.make(path, "calibration", request, [artifact.path], stage)
+
+    def _calibration_images(self, data: str | None, images: int) -> ImageSource:
+        if not 1 <= images <= 1_000_000:
+            raise InputError("no such number of calibration images", got=images, expected="1 to 1,000,000")
+        if data is None or data == "shipped":
+            source: ImageSource = shipped_images(Split.CALIBRATION)
+            if data is None and self.info.labels != source.classes:
+                raise InputError(
+                    f"the shipped calibration images are not what {self.info.name} was trained on",
+                    got="Fashion-MNIST images",
+                    expected=f"images as it sees them in use ({len(self.info.labels) or 'unnamed'} classes)",
+                    remedy="name them with --data FOLDER (one folder a class), or insist with --data shipped",
+                )
+        else:
+            import numpy as np
+
+            everything = open_data(data, "train")
+            order = np.random.default_rng(0).permutation(len(everything))
+            source = everything.subset(sorted(order[:images]), everything.name)
+        return source.subset(range(min(images, len(source))), source.name)
+
+    def graph(
+        self,
+        precision: Precision,
+        target: Target,
+        *,
+        calibration: Path | None = None,
+        lowering: Lowering | None = None,
+        output: Path | None = None,
+    ) -> Artifact:
+        """The graph that `target` runs in `precision`.
+
+        Args:
+            precision: fp32, fp16, bf16 or int8.
+            target: Where it will run.
+            calibration: A table that the user named, for int8; made from the shipped images otherwise.
+            lowering: Of LRN; the target's best by default.
+            output: Another file than the work directory's.
+
+        Raises:
+            ArtifactError: The named table belongs to another graph.
+        """
+        artifact, model, _ = self._graph
+        chosen, reason = LOWERINGS[target] if lowering is None else (lowering, "asked for")
+        if precision is Precision.FP32 and chosen is Lowering.NATIVE:
+            return artifact
+        parents = [artifact.path]
+        if precision is Precision.INT8:
+            parents.append(self._table(calibration, artifact))
+        if precision is Precision.FP32:
+            name = f"{self.stem}.lrn-{chosen.value}.onnx"
+        else:
+            name = f"{self.stem}.{precision.value}.{target.value}.onnx"
+        request = {"precision": precision.value, "target": target.value, "lrn": chosen.value}
+
+        def stage() -> Made:
+            return self._convert(model, precision, target, chosen, reason, parents)
+
+        return self.workspace.make(output or self.workspace.folder / name, "onnx", request, parents, stage)
+
+    def _table(self, named: Path | None, artifact: Artifact) -> Path:
+        if named is None:
+            return self.calibration().path
+        from alexnet_deploy.precision.table import CalibrationTable
+
+        table, digest = CalibrationTable.read(named), sha256_of(artifact.path)
+        if table.graph_sha256 != digest:
+            raise ArtifactError(
+                f"{named} was made for another graph",
+                got=f"graph sha256 {table.graph_sha256}",
+                expected=f"graph sha256 {digest} ({artifact.path})",
+                remedy="calibrate this model anew with `alexnet-deploy calibrate`",
+            )
+        return named
+
+    def _convert(
+        self, model: ir.Model, precision: Precision, target: Target, chosen: Lowering, reason: str, parents: list[Path]
+    ) -> Made:
+        from alexnet_deploy import export, graph
+        from alexnet_deploy.precision.half import half_from_fp32
+        from alexnet_deploy.precision.qdq import int8_from_fp32
+        from alexnet_deploy.precision.table import CalibrationTable
+
+        facts: dict[str, Any] = {
+            "model": self.info.to_json(),
+            "precision": precision.value,
+            "target": target.value,
+            "lrn": chosen.value,
+            "lrn_reason": reason,
+        }
+        if precision is Precision.INT8:
+            converted = int8_from_fp32(model, CalibrationTable.read(parents[1]), target)
+        elif precision is Precision.FP32:
+            converted = model
+        else:
+            converted = half_from_fp32(model, precision)
+        converted = export.lowered(converted, chosen)
+        graph.set_info(converted, self.info)
+        if precision in export.PARITY_TOLERANCE:
+            images = parity_images(self.info.preprocessing)
+            found = export.parity(
+                export.run_onnx(model, images), export.run_onnx(converted, images), export.PARITY_TOLERANCE[precision]
+            )
+            export.require_parity(found, f"the {precision.value} graph")
+            facts["parity"] = found.to_json()
+        return Made(data=graph.graph_bytes(converted), facts=facts, tools=tool_versions("onnx", "onnx-ir"))
+
+    def engine(
+        self,
+        options: EngineOptions,
+        *,
+        calibration: Path | None = None,
+        output: Path | None = None,
+        allow_float: bool = False,
+    ) -> Artifact:
+        """An engine with the proof of its precision in the passport.
+
+        Raises:
+            PrecisionProofError: A layer did not get the precision, and `allow_float` is not set.
+            EngineError: The builder failed.
+        """
+        from alexnet_deploy.optional import tensorrt_from_backend
+
+        backend, module = tensorrt_from_backend(options.backend)
+        graph = self.graph(options.precision, Target(backend), calibration=calibration)
+        request = {**options.to_json(), "backend": backend, "version": module.__version__, "allow_float": allow_float}
+        path = output or self.workspace.folder / self.engine_name(options, backend)
+
+        def stage() -> Made:
+            return self._build(graph, options, path, allow_float=allow_float)
+
+        return self.workspace.make(path, "engine", request, [graph.path], stage)
+
+    def engine_name(self, options: EngineOptions, backend: str) -> str:
+        """File name of an engine in the work directory."""
+        from alexnet_deploy.engines.options import sm_label
+
+        label = sm_label(options.sms) if backend == "tensorrt-rtx" else "native"
+        return f"{self.stem}.{options.precision.value}.{backend}.{label}.engine"
+
+    def _build(self, graph: Artifact, options: EngineOptions, path: Path, *, allow_float: bool) -> Made:
+        from alexnet_deploy.engines.build import engine_from_onnx, write_log
+        from alexnet_deploy.engines.plan import read_plan, require_precision
+        from alexnet_deploy.graph import read_graph, weighted_nodes
+
+        built = engine_from_onnx(graph.path.read_bytes(), options, voice=self.workspace.voice)
+        write_log(path.with_name(path.name + ".log"), built.log)
+        facts: dict[str, Any] = {
+            "model": self.info.to_json(),
+            "precision": options.precision.value,
+            "lrn": graph.facts.get("lrn"),
+            "backend": built.backend,
+            "profile": [options.min_batch, options.opt_batch, options.max_batch],
+            "build_seconds": round(built.seconds, 2),
+        }
+        if built.backend == "tensorrt-rtx":
+            plan = read_plan(built.plan)
+            facts["plan"] = plan.to_json()
+            # Names come from the FP32 graph: quantization keeps them.
+            expected = [layer.name for layer in weighted_nodes(read_graph(self._graph[0].path))]
+            if not allow_float:
+                require_precision(plan, options.precision.value, expected)
+            proved = sum(layer.precision == options.precision.value for layer in plan.layers)
+            self.workspace.voice.say(f"  precision proof: {proved} of {len(expected)} layers in {options.precision.value}")
+        return Made(data=built.plan, facts=facts, tools={built.backend: built.version})
+
+
+def parity_images(preprocessing: Preprocessing, graph: ir.Model | None = None) -> NDArray[np.float32]:
+    """The first shipped evaluation images, preprocessed for a model.
+
+    Args:
+        preprocessing: That of the model.
+        graph: Where its batch is fixed, a whole number of such batches is given.
+    """
+    import numpy as np
+
+    from alexnet_deploy.graph import input_shape
+
+    count = PARITY_IMAGES
+    if graph is not None:
+        fixed = input_shape(graph)[0] or 1
+        count = max(1, count // fixed) * fixed
+    return load_batch(shipped_images(Split.EVALUATION), np.arange(count), preprocessing).images
+
+
+def _torch_logits(network: Any, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    import torch
+
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = network(torch.from_numpy(images)).numpy()
+    return logits
+
+
+def _preprocessing_from_file(path: Path) -> Preprocessing:
+    try:
+        return Preprocessing.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError) as exc:
+        raise InputError(
+            f"{path} cannot be read as preprocessing", got=exc, expected="imagenet, caffe, or a JSON file"
+        ) from exc
+
+
+def _words(spec: Any) -> str:
+    return f"size {spec.size}, alpha {spec.alpha:g}, beta {spec.beta:g}, bias {spec.bias:g}"
+
+
+def _named(stem: str, name: str) -> str:
+    return name if stem == "alexnet" else f"{stem}.{name}"

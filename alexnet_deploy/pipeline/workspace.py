@@ -1,0 +1,98 @@
+"""A folder of artifacts, each made once: the same inputs give the same artifact, and a second run reuses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alexnet_deploy import __version__
+from alexnet_deploy.artifacts import fits, passport_path, read_passport, sha256_of, write_bytes, write_passport
+from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.progress import SILENT, Voice
+from alexnet_deploy.specs import fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a stage gives the workspace to write."""
+
+    data: bytes
+    facts: dict[str, Any] = field(default_factory=dict)
+    tools: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A file in the workspace, and whether it was there already."""
+
+    path: Path
+    reused: bool
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """Where artifacts are kept.
+
+    Attributes:
+        folder: Made when the first artifact is written.
+        voice: Hears what is made and what is reused.
+    """
+
+    folder: Path
+    voice: Voice = SILENT
+
+    def make(
+        self, path: Path, kind: str, request: dict[str, Any], parents: Sequence[Path], stage: Callable[[], Made]
+    ) -> Artifact:
+        """Makes an artifact, or reuses it where it fits the request.
+
+        Args:
+            path: Where it goes.
+            kind: As the passport calls it.
+            request: Everything that the result depends on besides the parents' content.
+            parents: Files that it is made from.
+            stage: Makes it.
+
+        Raises:
+            ArtifactError: The folder cannot be written.
+        """
+        asked = fingerprint([kind, request, [sha256_of(parent) for parent in parents], __version__])
+        if fits(path, asked):
+            passport = read_passport(path)
+            self.voice.say(f"reusing {path}")
+            return Artifact(path=path, reused=True, facts=passport.facts if passport else {})
+        self._check_writable(path, parents)
+        made = stage()
+        write_bytes(path, made.data)
+        write_passport(path, kind=kind, parents=parents, request=asked, facts=made.facts, tools=made.tools)
+        self.voice.say(f"wrote {path} ({_size(len(made.data))})")
+        return Artifact(path=path, reused=False, facts=made.facts)
+
+    def _check_writable(self, path: Path, parents: Sequence[Path]) -> None:
+        """Before the work, not after it."""
+        if any(path.resolve() == parent.resolve() for parent in parents):
+            raise InputError(
+                f"{path} would be written over its own source", remedy="name another file with --output or --workdir"
+            )
+        if path.exists() and not passport_path(path).exists():
+            raise InputError(
+                f"{path} is there, and this tool did not make it",
+                expected="a file with its passport beside it, or no file",
+                remedy="move it away, or name another file with --output or --workdir",
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            probe = path.parent / f".{path.name}.probe"
+            probe.touch()
+            probe.unlink()
+        except OSError as exc:
+            raise ArtifactError(
+                f"{path.parent} cannot be written", got=exc.strerror, remedy="name another folder with --workdir"
+            ) from exc
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 100_000 else f"{size_bytes / 1e3:.1f} kB"

@@ -1,0 +1,201 @@
+"""INT8 graphs: one calibration table, Q/DQ nodes where each target fuses them.
+
+TensorRT, TensorRT-RTX and OpenVINO want quantized inputs of every convolution and fully connected layer, signed
+and symmetric, and the bias in float. ONNX Runtime's CPU kernels (QLinearConv, QGemm) want the output quantized
+as well and the bias in int32. Neither graph runs in INT8 on the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alexnet_deploy.graph import WeightedNode, constant_of, copy_of, weighted_nodes
+from alexnet_deploy.precision.calibrate import result_of
+from alexnet_deploy.precision.table import INT8_STEPS, CalibrationTable
+from alexnet_deploy.specs import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizationScheme:
+    """How a target wants its integers.
+
+    Attributes:
+        unsigned_activations: uint8 with a zero point instead of symmetric int8.
+        quantize_outputs: Also quantize what a layer gives, after its ReLU.
+        int32_bias: Write the bias as int32 with the product of the scales.
+        weight_steps: Largest weight magnitude; 127 uses all eight bits, 63 leaves room for kernels that add two
+            products in 16 bits.
+    """
+
+    unsigned_activations: bool = False
+    quantize_outputs: bool = False
+    int32_bias: bool = False
+    weight_steps: int = INT8_STEPS
+
+
+_SYMMETRIC = QuantizationScheme()
+SCHEMES = {
+    Target.TENSORRT: _SYMMETRIC,
+    Target.TENSORRT_RTX: _SYMMETRIC,
+    Target.OPENVINO: _SYMMETRIC,
+    Target.ONNXRUNTIME_CPU: QuantizationScheme(unsigned_activations=True, quantize_outputs=True, int32_bias=True),
+}
+
+
+def int8_from_fp32(model: ir.Model, table: CalibrationTable, target: Target) -> ir.Model:
+    """Writes Q/DQ nodes into a copy of an FP32 graph.
+
+    Requires: standard `LRN` nodes (lower afterwards: the banded convolution must not be quantized).
+    Ensures: every convolution and fully connected layer with constant weights reads INT8 activations and INT8
+    weights per output channel; LRN and pools stay as they are.
+
+    Raises:
+        InputError: The table belongs to another graph.
+    """
+    copy = copy_of(model)
+    writer = _QdqWriter(copy, table, SCHEMES[target])
+    layers = list(weighted_nodes(copy))
+    for layer in layers:
+        writer.quantize_layer(layer)
+    return copy
+
+
+def quantize_weights(
+    weight: NDArray[np.floating], steps: int = INT8_STEPS
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Rounds weights to INT8 per output channel (axis 0): `(int8 weights, scales)`; a channel of zeros has scale 1.
+
+    Symmetric, to the nearest even, as ONNX's QuantizeLinear does.
+    """
+    largest = np.abs(weight.reshape(weight.shape[0], -1)).max(axis=1)
+    scale = np.where(largest > 0, largest / steps, 1.0).astype(np.float32)
+    by_channel = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    return np.clip(np.rint(weight / by_channel), -steps, steps).astype(np.int8), scale
+
+
+class _QdqWriter:
+    def __init__(self, model: ir.Model, table: CalibrationTable, scheme: QuantizationScheme) -> None:
+        self.model, self.table, self.scheme = model, table, scheme
+        self.dequantized: dict[str, ir.Value] = {}
+
+    def quantize_layer(self, layer: WeightedNode) -> None:
+        """Activation, weight, bias, and the output where the scheme wants it."""
+        node = layer.node
+        activation = self._dequantized(layer.activation)
+        scale = self._weight(layer)
+        node.replace_input_with(0, activation)
+        if self.scheme.int32_bias:
+            self._bias(layer, scale)
+        output = result_of(node)
+        if self.scheme.quantize_outputs and output not in self.model.graph.outputs:
+            self._dequantized(output, everywhere=True)
+
+    def _dequantized(self, value: ir.Value, *, everywhere: bool = False) -> ir.Value:
+        """Q and DQ after `value`, made once; `everywhere` makes every reader use them."""
+        name = str(value.name)
+        if name.endswith(".dequantized"):
+            return value
+        if name not in self.dequantized:
+            self.dequantized[name] = self._quantize_dequantize(value, name)
+        result = self.dequantized[name]
+        if everywhere:
+            for use in list(value.uses()):
+                if use.node.op_type != "QuantizeLinear":
+                    use.node.replace_input_with(use.idx, result)
+        return result
+
+    def _quantize_dequantize(self, value: ir.Value, name: str) -> ir.Value:
+        import onnx_ir as ir
+
+        found = self.table.range_of(name)
+        if self.scheme.unsigned_activations:
+            scale, zero = found.affine
+            zero_point = np.asarray(zero, np.uint8)
+        else:
+            scale, zero_point = found.symmetric_scale, np.asarray(0, np.int8)
+        inputs = [
+            self._constant(f"{name}.scale", np.asarray(scale, np.float32)),
+            self._constant(f"{name}.zero_point", zero_point),
+        ]
+        quantize = self._node("QuantizeLinear", [value, *inputs], f"{name}.quantized")
+        dequantize = self._node("DequantizeLinear", [quantize.outputs[0], *inputs], f"{name}.dequantized")
+        dequantize.outputs[0].dtype, dequantize.outputs[0].shape = ir.DataType.FLOAT, value.shape
+        producer = value.producer()
+        if producer is None:
+            self.model.graph.insert_before(self.model.graph[0], [quantize, dequantize])
+        else:
+            self.model.graph.insert_after(producer, [quantize, dequantize])
+        return dequantize.outputs[0]
+
+    def _weight(self, layer: WeightedNode) -> NDArray[np.float32]:
+        integers, scale = quantize_weights(layer.weight, self.scheme.weight_steps)
+        axis = 0
+        if layer.transposed:
+            integers, axis = np.ascontiguousarray(integers.T), 1
+        name = f"{layer.name}.weight"
+        inputs = [
+            self._constant(f"{name}.int8", integers),
+            self._constant(f"{name}.scale", scale),
+            self._constant(f"{name}.zero_point", np.zeros(len(scale), np.int8)),
+        ]
+        dequantize = self._node("DequantizeLinear", inputs, f"{name}.dequantized", axis=axis)
+        self.model.graph.insert_before(layer.node, dequantize)
+        layer.node.replace_input_with(1, dequantize.outputs[0])
+        self._forget(layer.weight_value)
+        return scale
+
+    def _bias(self, layer: WeightedNode, weight_scale: NDArray[np.float32]) -> None:
+        if layer.node.op_type == "MatMul":
+            return
+        bias = constant_of(layer.bias_value)
+        values = np.zeros(len(weight_scale), np.float32) if bias is None else bias.astype(np.float64)
+        scale = (np.float32(self._activation_scale(layer)) * weight_scale).astype(np.float32)
+        limit = np.iinfo(np.int32).max
+        integers = np.clip(np.rint(values / scale.astype(np.float64)), -limit, limit).astype(np.int32)
+        name = f"{layer.name}.bias"
+        inputs = [
+            self._constant(f"{name}.int32", integers),
+            self._constant(f"{name}.scale", scale),
+            self._constant(f"{name}.zero_point", np.zeros(len(scale), np.int32)),
+        ]
+        dequantize = self._node("DequantizeLinear", inputs, f"{name}.dequantized", axis=0)
+        self.model.graph.insert_before(layer.node, dequantize)
+        if len(layer.node.inputs) < 3:
+            layer.node.resize_inputs(3)
+        layer.node.replace_input_with(2, dequantize.outputs[0])
+        if layer.bias_value is not None:
+            self._forget(layer.bias_value)
+
+    def _activation_scale(self, layer: WeightedNode) -> float:
+        found = self.table.range_of(str(layer.activation.name).removesuffix(".dequantized"))
+        return found.affine[0] if self.scheme.unsigned_activations else found.symmetric_scale
+
+    def _forget(self, value: ir.Value) -> None:
+        if not value.uses() and value.is_initializer():
+            self.model.graph.initializers.pop(str(value.name))
+
+    def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        import onnx_ir as ir
+
+        present = self.model.graph.initializers.get(name)
+        if present is not None:
+            return present
+        tensor = ir.tensor(array, name=name)
+        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self.model.graph.register_initializer(value)
+        return value
+
+    @staticmethod
+    def _node(op: str, inputs: list[ir.Value], name: str, **attributes: int) -> ir.Node:
+        import onnx_ir as ir
+
+        node = ir.node(op, inputs, attributes, name=name)
+        node.outputs[0].name = name
+        return node

@@ -1,0 +1,1 @@
+"""Results for people: a terminal table and one self-contained HTML page."""

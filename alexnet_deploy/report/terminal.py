@@ -1,0 +1,81 @@
+"""A bench as a table on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_bench(document: dict[str, Any], console: Console) -> None:
+    """Prints the rows that ran, fastest first within a batch, then what did not run and why."""
+    rows = document["rows"]
+    for batch in sorted({row["batch"] for row in rows}):
+        ran = [row for row in rows if row["batch"] == batch and row["status"] == "ok"]
+        if ran:
+            console.print(_table(document, batch, sorted(ran, key=lambda row: row["latency_ms"]["median"])))
+    for line in reasons(rows):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    for line in sentences(document):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _table(document: dict[str, Any], batch: int, rows: list[dict[str, Any]]) -> Table:
+    threads = rows[0]["threads"]
+    plural = "s" if threads != 1 else ""
+    table = Table(title=f"batch {batch}, {threads} thread{plural}, milliseconds a batch", title_justify="left")
+    table.add_column("runtime")
+    table.add_column("precision")
+    for name in ("median", "95 % interval", "p90", "p99", "images/s", "top-1", "agrees", "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        latency = row["latency_ms"]
+        table.add_row(
+            row["runtime"],
+            row["precision"],
+            f"{latency['median']:.2f}{' ~' if latency['noisy'] else ''}",
+            f"{latency['ci95'][0]:.2f}-{latency['ci95'][1]:.2f}",
+            f"{latency['p90']:.2f}",
+            f"{latency['p99']:.2f}",
+            f"{row['throughput_ips']:.0f}",
+            percent(row["top1"]),
+            percent(row["agreement"]),
+            f"{row['size_bytes'] / 1e6:.1f}" if row["size_bytes"] else "",
+        )
+    if any(row["latency_ms"]["noisy"] for row in rows):
+        table.caption = "~ noisy: the middle half of the samples spreads over more than 10 % of the median"
+    return table
+
+
+def percent(fraction: float | None) -> str:
+    """`0.9135` as `91.35 %`; empty for None."""
+    return "" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def reasons(rows: list[dict[str, Any]]) -> list[str]:
+    """One line for each session that did not run."""
+    lines: dict[str, None] = {}
+    for row in rows:
+        if row["status"] != "ok":
+            reason = str(row["reason"]).replace("\n", "; ")
+            lines[f"{row['runtime']} {row['precision']}: {row['status']}: {reason}"] = None
+    return list(lines)
+
+
+def sentences(document: dict[str, Any]) -> list[str]:
+    """What the figures come to, in words: INT8 against FP32 for each runtime and batch."""
+    by_key = {row["key"]: row for row in document["rows"] if row["status"] == "ok"}
+    lines = []
+    for row in by_key.values():
+        base = by_key.get(f"{row['runtime']}/fp32/{row['batch']}")
+        if row["precision"] != "int8" or base is None:
+            continue
+        ratio = base["latency_ms"]["median"] / row["latency_ms"]["median"]
+        speed = f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
+        accuracy = ""
+        if row["top1"] is not None and row["batch"] == document["options"]["batches"][0]:
+            points = 100 * (row["top1"] - base["top1"])
+            accuracy = f", top-1 {points:+.2f} points (p = {row['flips']['p_value']:.2f})"
+        lines.append(f"{row['runtime']}: INT8 is {speed} than FP32 at batch {row['batch']}{accuracy}")
+    return lines

@@ -1,0 +1,1 @@
+"""Sessions: one module a runtime, one interface for all."""

@@ -1,0 +1,37 @@
+"""Opens a session by the name of its runtime."""
+
+from __future__ import annotations
+
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.runtimes.session import Session, SessionSpec
+
+RUNTIMES = ("torch", "onnxruntime-cpu", "onnxruntime-cuda", "openvino", "tensorrt", "tensorrt-rtx")
+
+
+def open_session(spec: SessionSpec) -> Session:
+    """Loads the artifact in the runtime.
+
+    Raises:
+        InputError: There is no such runtime.
+        RuntimeUnavailableError: It cannot run on this machine.
+        MissingDependencyError: It is not installed.
+        SessionError: It should run and does not.
+    """
+    match spec.runtime:
+        case "torch":
+            from alexnet_deploy.runtimes.torch_eager import TorchSession
+
+            return TorchSession(spec)
+        case "onnxruntime-cpu" | "onnxruntime-cuda":
+            from alexnet_deploy.runtimes.onnxruntime import OnnxRuntimeSession
+
+            return OnnxRuntimeSession(spec)
+        case "openvino":
+            from alexnet_deploy.runtimes.openvino import OpenVinoSession
+
+            return OpenVinoSession(spec)
+        case "tensorrt" | "tensorrt-rtx":
+            from alexnet_deploy.runtimes.engine import EngineSession
+
+            return EngineSession(spec)
+    raise InputError("no such runtime", got=spec.runtime, expected=", ".join(RUNTIMES))

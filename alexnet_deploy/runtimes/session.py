@@ -1,0 +1,85 @@
+"""The interface of every runtime: a context manager that checks its input once and then only runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from alexnet_deploy.errors import InputError, SessionError
+from alexnet_deploy.specs import Precision
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionSpec:
+    """What to run, and how.
+
+    Attributes:
+        runtime: torch, onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt or tensorrt-rtx.
+        precision: Of the arithmetic.
+        path: The artifact: a checkpoint for torch, ONNX or an engine for the others.
+        threads: CPU threads.
+        hint: What the runtime is told beyond the graph, as `bf16` for OpenVINO; None for nothing.
+        lrn: Lowering of LRN in the artifact, for the record.
+    """
+
+    runtime: str
+    precision: Precision
+    path: Path
+    threads: int
+    hint: str | None = None
+    lrn: str | None = None
+
+    @property
+    def name(self) -> str:
+        """`runtime/precision`, as in the keys of a bench."""
+        return f"{self.runtime}/{self.precision.value}"
+
+
+class Session(ABC):
+    """A loaded model, ready to run: `(N, 3, S, S) float32` to `(N, classes) float32`.
+
+    Attributes:
+        image_shape: `(3, S, S)`.
+    """
+
+    image_shape: tuple[int, int, int]
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Runs one batch; copies to and from a device are included.
+
+        Raises:
+            InputError: The batch has another shape or type.
+            SessionError: The runtime failed, or gave something else than one row an image.
+        """
+        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != self.image_shape or not len(images):
+            raise InputError(
+                "the batch does not fit the model",
+                got=f"{images.shape} {images.dtype}",
+                expected=f"(N, {', '.join(map(str, self.image_shape))}) float32",
+            )
+        outputs = self._run(np.ascontiguousarray(images))
+        if outputs.ndim != 2 or len(outputs) != len(images):
+            raise SessionError("the runtime gave no row an image", got=f"{outputs.shape} for {len(images)} images")
+        return outputs
+
+    @abstractmethod
+    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+    def close(self) -> None:
+        """Frees what the session holds; more than once is fine."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
