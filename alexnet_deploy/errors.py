@@ -1,20 +1,20 @@
 """Every error that this package raises on purpose, and the exit code each one ends a command with.
 
-    AlexnetDeployError                 exit 1
-    ├── InputError                     exit 2   what the user named is missing or is not what it should be
-    ├── MissingDependencyError         exit 1   an optional package is not installed
-    ├── DataError                      exit 1   a data source cannot be used
-    │   └── ImageError                 exit 1   one image is damaged
-    ├── WeightsError                   exit 1   a checkpoint does not fit the network
-    ├── TrainingError                  exit 1   training cannot go on
-    ├── GraphError                     exit 1   an ONNX graph is not what a stage requires
-    ├── ArtifactError                  exit 1   an artifact cannot be written, or its passport does not match it
-    ├── EngineError                    exit 1   an engine cannot be built or read
-    ├── RuntimeUnavailableError        exit 1   a runtime cannot run on this machine (a skipped row in a bench)
-    ├── SessionError                   exit 1   a runtime that should run did not
-    └── GateError                      exit 3   something was measured and found wanting
-        ├── ParityError                exit 3   an export differs from its source
-        └── PrecisionProofError        exit 3   a layer did not get the precision that was asked for
+AlexnetDeployError                 exit 1
+├── InputError                     exit 2   what the user named is missing or is not what it should be
+├── MissingDependencyError         exit 1   an optional package is not installed
+├── DataError                      exit 1   a data source cannot be used
+│   └── ImageError                 exit 1   one image is damaged
+├── WeightsError                   exit 1   a checkpoint does not fit the network
+├── TrainingError                  exit 1   training cannot go on
+├── GraphError                     exit 1   an ONNX graph is not what a stage requires
+├── ArtifactError                  exit 1   an artifact cannot be written, or its passport does not match it
+├── EngineError                    exit 1   an engine cannot be built or read
+├── RuntimeUnavailableError        exit 1   a runtime cannot run on this machine (a skipped row in a bench)
+├── SessionError                   exit 1   a runtime that should run did not
+└── GateError                      exit 3   something was measured and found wanting
+    ├── ParityError                exit 3   an export differs from its source
+    └── PrecisionProofError        exit 3   a layer did not get the precision that was asked for
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ class AlexnetDeployError(Exception):
 
     exit_code = EXIT_ERROR
 
-    def __init__(
-        self, problem: str, *, got: object = None, expected: object = None, remedy: str | None = None
-    ) -> None:
+    def __init__(self, problem: str, *, got: object = None, expected: object = None, remedy: str | None = None) -> None:
         self.problem, self.got, self.expected, self.remedy = problem, got, expected, remedy
         super().__init__(problem)
 

@@ -51,12 +51,14 @@ def read_graph(path: Path) -> ir.Model:
     """
     import onnx
     import onnx_ir as ir
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     if not path.is_file():
         raise InputError(f"there is no ONNX file {str(path)!r}", remedy="check the path")
     if path.stat().st_size > MAX_ONNX_BYTES:
-        raise InputError(f"{path} is too large", got=f"{path.stat().st_size} bytes", expected=f"{MAX_ONNX_BYTES} at most")
+        raise InputError(
+            f"{path} is too large", got=f"{path.stat().st_size} bytes", expected=f"{MAX_ONNX_BYTES} at most"
+        )
     try:
         proto = onnx.load(str(path), load_external_data=True)
         onnx.checker.check_model(proto, full_check=False)
@@ -129,6 +131,19 @@ def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
         return value.const_value.numpy()
     constant = ir.convenience.get_const_tensor(value)
     return None if constant is None else constant.numpy()
+
+
+def add_initializer(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
+    """Registers a constant; the one of that name where there is one."""
+    import onnx_ir as ir
+
+    present = model.graph.initializers.get(name)
+    if present is not None:
+        return present
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    model.graph.register_initializer(value)
+    return value
 
 
 def weighted_nodes(model: ir.Model) -> Iterator[WeightedNode]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_deploy.errors import GraphError
-from alexnet_deploy.graph import INPUT_NAME, constant_of, inferred_copy, input_shape
+from alexnet_deploy.graph import INPUT_NAME, add_initializer, constant_of, inferred_copy, input_shape
 from alexnet_deploy.lrn.recovery import Recovered, recover_lrn
 
 if TYPE_CHECKING:
@@ -112,11 +112,11 @@ def _fold_constant_of_shape(model: ir.Model, node: ir.Node) -> None:
     fill = node.attributes.get("value")
     value = fill.as_tensor().numpy() if fill is not None else np.zeros(1, np.float32)
     output = node.outputs[0]
-    tensor = ir.tensor(np.full([int(side) for side in shape], value.reshape(())), name=output.name)
-    initializer = ir.Value(name=output.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    name, output.name = str(output.name), None
+    filled = np.full([int(side) for side in shape], value.reshape(()))
+    initializer = add_initializer(model, name, filled)
     ir.convenience.replace_all_uses_with(output, initializer)
     model.graph.remove(node, safe=True)
-    model.graph.register_initializer(initializer)
 
 
 def _inputs_without_initializers(model: ir.Model) -> int:
@@ -155,10 +155,10 @@ def _reshape_to_flatten(model: ir.Model) -> int:
             continue
         sides = [side for side in before if isinstance(side, int)]
         features = int(np.prod(sides[-3:])) if len(sides) >= 3 else 0
-        if int(target[1]) not in (features, -1) or int(target[0]) not in (0, -1, 1) and target[0] != before[0]:
+        if int(target[1]) not in (features, -1) or (int(target[0]) not in (0, -1, 1) and target[0] != before[0]):
             continue
         flatten = ir.node("Flatten", [node.inputs[0]], {"axis": 1}, name=node.name)
-        flatten.outputs[0].name, flatten.outputs[0].dtype = node.outputs[0].name, node.outputs[0].dtype
+        flatten.outputs[0].name, flatten.outputs[0].type = node.outputs[0].name, node.outputs[0].type
         ir.convenience.replace_nodes_and_values(
             model.graph, node, [node], [flatten], [node.outputs[0]], flatten.outputs
         )

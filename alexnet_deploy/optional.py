@@ -44,7 +44,8 @@ def require(module: str, feature: str) -> ModuleType:
     except ImportError as exc:
         missing = not is_installed(module)
         raise MissingDependencyError(
-            f"{feature} needs the package {distribution}, which " + ("is not installed" if missing else "does not load"),
+            f"{feature} needs the package {distribution}, which "
+            + ("is not installed" if missing else "does not load"),
             got=None if missing else exc,
             remedy=f"pip install 'alexnet-deploy[{extra}]'",
         ) from exc

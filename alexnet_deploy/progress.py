@@ -74,7 +74,12 @@ class Voice:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=Console(file=self._stream)) as progress:
-            yield Track(self, description, total, (progress, progress.add_task(description, total=total, completed=done, note="")))
+            yield Track(
+                self,
+                description,
+                total,
+                (progress, progress.add_task(description, total=total, completed=done, note="")),
+            )
 
 
 SILENT = Voice(quiet=True)

@@ -39,7 +39,7 @@ _TORCHVISION_NAMES = {
     "features.10": "conv5", "classifier.1": "fc6", "classifier.4": "fc7", "classifier.6": "fc8",
 }  # fmt: skip
 # Caffe's mean pixel of ImageNet, in the order blue, green, red.
-CAFFE_PREPROCESSING = {
+CAFFE_PREPROCESSING: dict[str, Any] = {
     "resize": Resize.STRETCH,
     "channel_order": "bgr",
     "scale": 1.0,
@@ -343,9 +343,7 @@ def _our_name(name: str) -> str:
     return f"{_TORCHVISION_NAMES.get(layer, layer)}.{kind}"
 
 
-def spec_from_tensors(
-    where: str, tensors: dict[str, Tensor], variant: str | None, image_size: int = 0
-) -> NetworkSpec:
+def spec_from_tensors(where: str, tensors: dict[str, Tensor], variant: str | None, image_size: int = 0) -> NetworkSpec:
     """Finds the variant, width and classes that the shapes of a state dict belong to.
 
     Raises:
@@ -373,7 +371,9 @@ def spec_from_tensors(
         raise WeightsError(
             f"the variant of {where} cannot be told from its shapes",
             got=f"conv1 {shapes['conv1.weight']}, conv2 {shapes['conv2.weight']}, fc6 {shapes['fc6.weight']}",
-            expected="one of " + ", ".join(spec.variant for spec in matches) if matches else f"one of {', '.join(VARIANTS)}",
+            expected="one of " + ", ".join(spec.variant for spec in matches)
+            if matches
+            else f"one of {', '.join(VARIANTS)}",
             remedy="say which with --variant" if matches else None,
         )
     return matches[0]

@@ -178,7 +178,8 @@ def _serve(pipe: Connection, spec: SessionSpec, images_path: str) -> None:
 
     # Ctrl-C reaches the whole group; the parent decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    images = np.load(images_path, mmap_mode="r", allow_pickle=False)
+    # Copy on write: torch warns about arrays that it could not write to.
+    images = np.load(images_path, mmap_mode="c", allow_pickle=False)
     runner = LocalRunner(opener=lambda: open_session(spec), images=images)
     while True:
         try:

@@ -100,9 +100,7 @@ def accuracy_from_logits(
     agreement = float((first == reference_first).mean())
     sqnr = _sqnr_db(logits, reference)
     if labels is None:
-        return Accuracy(
-            top1=None, top5=None, ece=None, agreement=agreement, sqnr_db=sqnr, lost=0, won=0, p_value=1.0
-        )
+        return Accuracy(top1=None, top5=None, ece=None, agreement=agreement, sqnr_db=sqnr, lost=0, won=0, p_value=1.0)
     right, reference_right = first == labels, reference_first == labels
     lost, won = int((reference_right & ~right).sum()), int((right & ~reference_right).sum())
     best = np.argsort(-logits, axis=1, kind="stable")[:, : min(5, logits.shape[1])]

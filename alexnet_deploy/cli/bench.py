@@ -24,14 +24,21 @@ from alexnet_deploy.progress import Voice
 @click.command("bench")
 @model_option
 @variant_option
-@click.option("--runtime", "runtimes", multiple=True,
-              help="Only this one; more than once for several: torch, onnxruntime-cpu, openvino, onnxruntime-cuda, "
-              "tensorrt, tensorrt-rtx.")
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    help="Only this one; more than once for several: torch, onnxruntime-cpu, openvino, onnxruntime-cuda, "
+    "tensorrt, tensorrt-rtx.",
+)
 @click.option("--batch", "batches", default="1,16", show_default=True, help="Batch sizes.")
 @click.option("--runs", type=int, default=50, show_default=True, help="Samples for each row.")
 @threads_option
-@click.option("--data", metavar="NAME[:FOLDER]|FOLDER",
-              help="Evaluation images: the test split of this source.  [default: the shipped images]")
+@click.option(
+    "--data",
+    metavar="NAME[:FOLDER]|FOLDER",
+    help="Evaluation images: the test split of this source.  [default: the shipped images]",
+)
 @click.option("--skip-bad", is_flag=True, help="Leave out damaged images and count them.")
 @output_option("The JSON; the page lies beside it.  [default: WORKDIR/bench.json and WORKDIR/report.html]")
 @json_option

@@ -30,15 +30,27 @@ _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 @click.option("--fp16", is_flag=True, help="An FP16 engine; the default.")
 @click.option("--bf16", is_flag=True, help="A BF16 engine.")
 @click.option("--int8", is_flag=True, help="An INT8 engine: every convolution and fully connected layer.")
-@click.option("--backend", type=click.Choice(["auto", "tensorrt", "tensorrt-rtx"]), default="auto", show_default=True,
-              help="auto: TensorRT where it and a GPU are here, else TensorRT-RTX, which needs no GPU to build.")
-@click.option("--sm", default="+".join(f"sm{sm}" for sm in DEFAULT_SMS), show_default=True,
-              help="GPU architectures, as sm86,sm89, or all that hold the precision (TensorRT-RTX).")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "tensorrt", "tensorrt-rtx"]),
+    default="auto",
+    show_default=True,
+    help="auto: TensorRT where it and a GPU are here, else TensorRT-RTX, which needs no GPU to build.",
+)
+@click.option(
+    "--sm",
+    default="+".join(f"sm{sm}" for sm in DEFAULT_SMS),
+    show_default=True,
+    help="GPU architectures, as sm86,sm89, or all that hold the precision (TensorRT-RTX).",
+)
 @click.option("--min-batch", type=int, default=1, show_default=True)
 @click.option("--opt-batch", type=int, default=1, show_default=True)
 @click.option("--max-batch", type=int, default=16, show_default=True)
-@click.option("--calibration", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="A calibration table for --int8.  [default: made from the shipped images]")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A calibration table for --int8.  [default: made from the shipped images]",
+)
 @click.option("--allow-float", is_flag=True, help="Keep an engine in which a layer did not get the precision.")
 @output_option("The engine, where one precision is built.  [default: in WORKDIR]")
 @json_option

@@ -23,8 +23,11 @@ from alexnet_deploy.progress import Voice
 @model_option
 @variant_option
 @click.option("--images", type=click.IntRange(1), default=512, show_default=True, help="How many images.")
-@click.option("--data", metavar="NAME[:FOLDER]|FOLDER",
-              help="Calibration images: the training split of this source.  [default: the shipped images]")
+@click.option(
+    "--data",
+    metavar="NAME[:FOLDER]|FOLDER",
+    help="Calibration images: the training split of this source.  [default: the shipped images]",
+)
 @click.option("--skip-bad", is_flag=True, help="Leave out damaged images and count them.")
 @output_option("The table.  [default: WORKDIR/calibration.json]")
 @json_option

@@ -22,11 +22,19 @@ from alexnet_deploy.progress import Voice
 @click.command("export")
 @model_option
 @variant_option
-@click.option("--lrn", type=click.Choice(["native", "banded"]), default="native", show_default=True,
-              help="LRN as the standard node, or as a 1x1 convolution over the squares.")
+@click.option(
+    "--lrn",
+    type=click.Choice(["native", "banded"]),
+    default="native",
+    show_default=True,
+    help="LRN as the standard node, or as a 1x1 convolution over the squares.",
+)
 @click.option("--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX operator set.")
-@click.option("--preprocessing", metavar="imagenet|caffe|FILE",
-              help="For ONNX files that do not say how their images are prepared.")
+@click.option(
+    "--preprocessing",
+    metavar="imagenet|caffe|FILE",
+    help="For ONNX files that do not say how their images are prepared.",
+)
 @output_option("The ONNX file.  [default: WORKDIR/alexnet.onnx; an ONNX file keeps its stem]")
 @json_option
 @workdir_option
@@ -46,7 +54,5 @@ def command(
     if lrn == "native":
         artifact = deployment.fp32_graph(output)
     else:
-        artifact = deployment.graph(
-            Precision.FP32, Target.ONNXRUNTIME_CPU, lowering=Lowering(lrn), output=output
-        )
+        artifact = deployment.graph(Precision.FP32, Target.ONNXRUNTIME_CPU, lowering=Lowering(lrn), output=output)
     print_artifact(artifact, as_json=as_json)

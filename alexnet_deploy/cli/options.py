@@ -69,9 +69,7 @@ def quiet_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--json`: one document on standard output."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")(
-        function
-    )
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")(function)
 
 
 def deployment_from(

@@ -15,29 +15,48 @@ _DEFAULTS = TrainingOptions()
 
 
 @click.command("train")
-@click.option("--data", default="fashion-mnist", show_default=True, metavar="NAME[:FOLDER]|FOLDER",
-              help="fashion-mnist, cifar10, imagenette, or a folder with one folder a class.")
+@click.option(
+    "--data",
+    default="fashion-mnist",
+    show_default=True,
+    metavar="NAME[:FOLDER]|FOLDER",
+    help="fashion-mnist, cifar10, imagenette, or a folder with one folder a class.",
+)
 @click.option("--model", metavar="FILE|NAME", help="Fine-tune these weights instead of starting from random ones.")
-@click.option("--variant", type=click.Choice(["paper", "unpadded", "bvlc", "caffenet", "owt"]), default="paper",
-              show_default=True, help="The network to train.")
+@click.option(
+    "--variant",
+    type=click.Choice(["paper", "unpadded", "bvlc", "caffenet", "owt"]),
+    default="paper",
+    show_default=True,
+    help="The network to train.",
+)
 @click.option("--width", type=float, default=1.0, show_default=True, help="Multiplier on the channel counts.")
 @click.option("--image-size", type=int, default=0, help="Side of the network's input; the variant's own by default.")
 @click.option("--epochs", type=int, default=_DEFAULTS.epochs, show_default=True)
 @click.option("--batch-size", type=int, default=_DEFAULTS.batch_size, show_default=True)
-@click.option("--learning-rate", type=float, default=_DEFAULTS.learning_rate, show_default=True,
-              help="Peak of the schedule.")
+@click.option(
+    "--learning-rate", type=float, default=_DEFAULTS.learning_rate, show_default=True, help="Peak of the schedule."
+)
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), default=_DEFAULTS.optimizer, show_default=True)
 @click.option("--schedule", type=click.Choice(SCHEDULES), default=_DEFAULTS.schedule, show_default=True)
 @click.option("--weight-decay", type=float, default=_DEFAULTS.weight_decay, show_default=True)
 @click.option("--dropout", type=float, default=_DEFAULTS.dropout, show_default=True)
 @click.option("--label-smoothing", type=float, default=_DEFAULTS.label_smoothing, show_default=True)
 @click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True)
-@click.option("--train-size", type=int, help="Train on smaller images first (progressive resizing); finish with a "
-              "run at the network's own size.")
+@click.option(
+    "--train-size",
+    type=int,
+    help="Train on smaller images first (progressive resizing); finish with a run at the network's own size.",
+)
 @click.option("--flip/--no-flip", default=_DEFAULTS.flip, show_default=True, help="Mirror half of the images.")
 @click.option("--head-only", is_flag=True, help="Train the fully connected layers on features computed once.")
-@click.option("--density", type=float, default=_DEFAULTS.density, show_default=True,
-              help="Share of the weights of fc6 and fc7 that pruning leaves.")
+@click.option(
+    "--density",
+    type=float,
+    default=_DEFAULTS.density,
+    show_default=True,
+    help="Share of the weights of fc6 and fc7 that pruning leaves.",
+)
 @click.option("--validation-share", type=float, default=_DEFAULTS.validation_share, show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), default=_DEFAULTS.precision, show_default=True)
 @click.option("--half", is_flag=True, help="Store the checkpoint in FP16.")

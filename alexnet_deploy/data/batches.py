@@ -69,9 +69,7 @@ def load_batch(
         images.append(pixels[:, ::-1] if flips is not None and flips[position] else pixels)
         kept.append(index)
     kept_indices = np.asarray(kept, np.int64)
-    return Batch(
-        images=batch_from_images(images, spec), labels=source.labels[kept_indices], indices=kept_indices
-    )
+    return Batch(images=batch_from_images(images, spec), labels=source.labels[kept_indices], indices=kept_indices)
 
 
 def batches(
@@ -88,9 +86,7 @@ def batches(
 
     def load(start: int) -> Batch:
         part = slice(start, start + batch_size)
-        return load_batch(
-            source, order[part], spec, flips=None if flips is None else flips[part], skipped=skipped
-        )
+        return load_batch(source, order[part], spec, flips=None if flips is None else flips[part], skipped=skipped)
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead: Future[Batch] | None = None

@@ -90,7 +90,14 @@ def _folder(name: str, folder_text: str, *, download: bool) -> Path:
 
 def _only_child(folder: Path) -> Path:
     """Archives unpack to one folder more: `cifar-10-batches-bin`, `FashionMNIST/raw`, `imagenette2-320`."""
-    for child in ("cifar-10-batches-bin", "FashionMNIST/raw", "raw", "imagenette2", "imagenette2-320", "imagenette2-160"):
+    for child in (
+        "cifar-10-batches-bin",
+        "FashionMNIST/raw",
+        "raw",
+        "imagenette2",
+        "imagenette2-320",
+        "imagenette2-160",
+    ):
         if (folder / child).is_dir():
             return folder / child
     return folder

@@ -77,7 +77,10 @@ def shipped_images(split: Split) -> ArraySource:
 def shipped_hashes(*splits: Split) -> frozenset[str]:
     """Content hashes of every image in the named sets."""
     return frozenset(
-        source.content_hash(index) for split in splits for source in [shipped_images(split)] for index in range(len(source))
+        source.content_hash(index)
+        for split in splits
+        for source in [shipped_images(split)]
+        for index in range(len(source))
     )
 
 

@@ -64,9 +64,7 @@ class ImageSource(ABC):
 class ArraySource(ImageSource):
     """Images that are in memory: `(N, H, W)` or `(N, H, W, 3)`, uint8."""
 
-    def __init__(
-        self, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str], name: str
-    ) -> None:
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str], name: str) -> None:
         self.images, self.labels, self.classes, self.name = images, labels, tuple(classes), name
         if len(images) != len(labels) or len(images) == 0:
             raise DataError(
@@ -80,7 +78,8 @@ class ArraySource(ImageSource):
             )
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        return self.images[index]
+        pixels: NDArray[np.uint8] = self.images[index]
+        return pixels
 
 
 class FolderSource(ImageSource):

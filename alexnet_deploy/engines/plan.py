@@ -18,10 +18,16 @@ MAGIC = b"vtrt"
 _SIZE_OFFSET, _MASK_OFFSET = 0x10, 0x20
 _SM_BITS = {1: 75, 2: 80, 4: 86, 8: 89, 0x10: 120, 0x20: 121}
 _WEIGHTED = {b"corrltn": "conv", b"fully_connected": "linear"}
-_TYPES = {"float": "fp32", "half": "fp16", "bfloat16": "bf16", "bf16": "bf16", "int8": "int8", "fp8": "fp8", "e4m3": "fp8"}
-_TENSOR = re.compile(
-    rb"tensor=\{ (?P<body>[^\n]*?)name=\"(?P<name>[^\"]+)\"(?P<rest>[^\n]*?) type=(?P<type>\w+) \}"
-)
+_TYPES = {
+    "float": "fp32",
+    "half": "fp16",
+    "bfloat16": "bf16",
+    "bf16": "bf16",
+    "int8": "int8",
+    "fp8": "fp8",
+    "e4m3": "fp8",
+}
+_TENSOR = re.compile(rb"tensor=\{ (?P<body>[^\n]*?)name=\"(?P<name>[^\"]+)\"(?P<rest>[^\n]*?) type=(?P<type>\w+) \}")
 _OPERATION = re.compile(rb"\n\s+(?P<kind>corrltn|fully_connected)=\{ name=\"?(?P<name>[^\" ]+)[^\n]*")
 _MOVERS = re.compile(rb"\n\s+function=\{ name=__myl_(?:Cast|Repl|Conc|Tran|Resh|Move|Copy)+ ")
 _SOURCE = re.compile(rb"\[ONNX Layer: ([^\]]+)\]")
@@ -81,7 +87,9 @@ def read_plan(data: bytes) -> Plan:
     """
     if data[:4] != MAGIC or len(data) < _MASK_OFFSET + 4:
         raise EngineError(
-            "this is not a TensorRT-RTX engine", got=f"{data[:4]!r}, {len(data)} bytes", expected=f"it begins with {MAGIC!r}"
+            "this is not a TensorRT-RTX engine",
+            got=f"{data[:4]!r}, {len(data)} bytes",
+            expected=f"it begins with {MAGIC!r}",
         )
     size = struct.unpack_from("<Q", data, _SIZE_OFFSET)[0]
     if size > len(data):

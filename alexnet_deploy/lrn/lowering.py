@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_deploy.errors import GraphError
+from alexnet_deploy.graph import add_initializer
 from alexnet_deploy.specs import LrnSpec
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def lower_to_banded(model: ir.Model) -> int:
             )
         new = _banded_nodes(model, node, x, channels)
         new[-1].outputs[0].name = output.name
-        new[-1].outputs[0].shape, new[-1].outputs[0].dtype = output.shape, output.dtype
+        new[-1].outputs[0].shape, new[-1].outputs[0].type = output.shape, output.type
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], new, [output], new[-1].outputs)
     return len(nodes)
 
@@ -84,10 +85,7 @@ def _banded_nodes(model: ir.Model, node: ir.Node, x: ir.Value, channels: int) ->
     spec, name = spec_of(node), node.name or str(node.outputs[0].name)
 
     def constant(suffix: str, array: NDArray[np.float32]) -> ir.Value:
-        tensor = ir.tensor(array, name=f"{name}.{suffix}")
-        value = ir.Value(name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.FLOAT), const_value=tensor)
-        model.graph.register_initializer(value)
-        return value
+        return add_initializer(model, f"{name}.{suffix}", array)
 
     nodes: list[ir.Node] = []
 

@@ -41,7 +41,7 @@ class LocalResponseNorm(nn.Module):
         spec = self.spec
         if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dim() != 4:
             return F.local_response_norm(x, spec.size, spec.alpha, spec.beta, spec.bias)
-        y: Tensor = _BandedLrn.apply(x, spec)  # type: ignore[no-untyped-call]
+        y: Tensor = _BandedLrn.apply(x, spec)
         return y
 
     def extra_repr(self) -> str:
@@ -102,7 +102,7 @@ class _BandedLrn(torch.autograd.Function):
         return _image(y, x.shape)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         rows, sums = ctx.saved_tensors
         beta = ctx.spec.beta

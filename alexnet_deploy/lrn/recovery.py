@@ -58,9 +58,11 @@ def recover_lrn(model: ir.Model) -> list[Recovered]:
 
     found = []
     for node in list(model.graph):
-        if node.op_type != "Div" or node.inputs[0] is None or node.inputs[1] is None:
+        if node.op_type != "Div":
             continue
         numerator, denominator = node.inputs
+        if numerator is None or denominator is None:
+            continue
         chain = _chain(numerator, denominator)
         if chain is None:
             continue
@@ -74,7 +76,7 @@ def recover_lrn(model: ir.Model) -> list[Recovered]:
             name=node.name,
         )
         output = node.outputs[0]
-        lrn.outputs[0].shape, lrn.outputs[0].dtype = numerator.shape, numerator.dtype
+        lrn.outputs[0].shape, lrn.outputs[0].type = numerator.shape, numerator.type
         lrn.outputs[0].name = output.name
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], [lrn], [output], lrn.outputs)
         found.append(Recovered(output=str(output.name), spec=spec, nodes_replaced=len(chain) + 1))
@@ -186,8 +188,8 @@ def _evaluator(chain: list[ir.Node], numerator: ir.Value, denominator: ir.Value,
     graph = onnx.helper.make_graph(
         [ir.serde.serialize_node(node) for node in chain],
         "chain",
-        [onnx.helper.make_tensor_value_info(numerator.name, onnx.TensorProto.FLOAT, sides)],
-        [onnx.helper.make_tensor_value_info(denominator.name, onnx.TensorProto.FLOAT, None)],
+        [onnx.helper.make_tensor_value_info(str(numerator.name), onnx.TensorProto.FLOAT, sides)],
+        [onnx.helper.make_tensor_value_info(str(denominator.name), onnx.TensorProto.FLOAT, None)],
         list(constants.values()),
     )
     graph_owner = chain[0].graph

@@ -133,9 +133,7 @@ class Deployment:
             result = export.onnx_from_network(network, info, opset=self.opset)
             images = parity_images(info.preprocessing)
             reference = _torch_logits(network, images)
-        found = export.parity(
-            reference, export.run_onnx(result.model, images), export.PARITY_TOLERANCE[Precision.FP32]
-        )
+        found = export.parity(reference, export.run_onnx(result.model, images), export.PARITY_TOLERANCE[Precision.FP32])
         export.require_parity(found, "the exported graph")
         for change in result.changes:
             self.workspace.voice.say(f"  {change}")
@@ -154,7 +152,9 @@ class Deployment:
             "parity": found.to_json(),
         }
         return Made(
-            data=graph.graph_bytes(result.model), facts=facts, tools=tool_versions("torch", "onnx", "onnxscript", "onnx-ir")
+            data=graph.graph_bytes(result.model),
+            facts=facts,
+            tools=tool_versions("torch", "onnx", "onnxscript", "onnx-ir"),
         )
 
     def _guessed_info(self, model: ir.Model) -> ModelInfo:
@@ -392,7 +392,9 @@ class Deployment:
             if not allow_float:
                 require_precision(plan, options.precision.value, expected)
             proved = sum(layer.precision == options.precision.value for layer in plan.layers)
-            self.workspace.voice.say(f"  precision proof: {proved} of {len(expected)} layers in {options.precision.value}")
+            self.workspace.voice.say(
+                f"  precision proof: {proved} of {len(expected)} layers in {options.precision.value}"
+            )
         return Made(data=built.plan, facts=facts, tools={built.backend: built.version})
 
 

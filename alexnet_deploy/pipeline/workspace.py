@@ -43,6 +43,7 @@ class Workspace:
 
     folder: Path
     voice: Voice = SILENT
+    _announced: set[Path] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def make(
         self, path: Path, kind: str, request: dict[str, Any], parents: Sequence[Path], stage: Callable[[], Made]
@@ -62,14 +63,20 @@ class Workspace:
         asked = fingerprint([kind, request, [sha256_of(parent) for parent in parents], __version__])
         if fits(path, asked):
             passport = read_passport(path)
-            self.voice.say(f"reusing {path}")
+            self._announce(path, f"reusing {path}")
             return Artifact(path=path, reused=True, facts=passport.facts if passport else {})
         self._check_writable(path, parents)
         made = stage()
         write_bytes(path, made.data)
         write_passport(path, kind=kind, parents=parents, request=asked, facts=made.facts, tools=made.tools)
-        self.voice.say(f"wrote {path} ({_size(len(made.data))})")
+        self._announce(path, f"wrote {path} ({_size(len(made.data))})")
         return Artifact(path=path, reused=False, facts=made.facts)
+
+    def _announce(self, path: Path, text: str) -> None:
+        """Once a run: later stages ask for the same artifact again."""
+        if path not in self._announced:
+            self._announced.add(path)
+            self.voice.say(text)
 
     def _check_writable(self, path: Path, parents: Sequence[Path]) -> None:
         """Before the work, not after it."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_deploy.graph import WeightedNode, constant_of, copy_of, weighted_nodes
+from alexnet_deploy.graph import WeightedNode, add_initializer, constant_of, copy_of, weighted_nodes
 from alexnet_deploy.precision.calibrate import result_of
 from alexnet_deploy.precision.table import INT8_STEPS, CalibrationTable
 from alexnet_deploy.specs import Target
@@ -182,15 +182,7 @@ class _QdqWriter:
             self.model.graph.initializers.pop(str(value.name))
 
     def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
-        import onnx_ir as ir
-
-        present = self.model.graph.initializers.get(name)
-        if present is not None:
-            return present
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self.model.graph.register_initializer(value)
-        return value
+        return add_initializer(self.model, name, array)
 
     @staticmethod
     def _node(op: str, inputs: list[ir.Value], name: str, **attributes: int) -> ir.Node:

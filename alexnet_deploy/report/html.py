@@ -33,7 +33,8 @@ th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}
 td.why{white-space:normal}
 svg{width:100%;height:auto;display:block;margin:4px 0 10px}
 svg text{font:12px system-ui,sans-serif;fill:var(--ink)}
-svg .axis{fill:var(--soft)}svg .grid{stroke:var(--line)}svg .whisker{stroke:var(--ink);stroke-opacity:.65;stroke-width:1.5}
+svg .axis{fill:var(--soft)}svg .grid{stroke:var(--line)}
+svg .whisker{stroke:var(--ink);stroke-opacity:.65;stroke-width:1.5}
 .dot{display:inline-block;width:9px;height:9px;border-radius:50%;margin-right:7px;background:currentColor}
 """
 
@@ -48,8 +49,9 @@ def page_from_bench(document: dict[str, Any]) -> str:
             '<meta name="viewport" content="width=device-width,initial-scale=1">',
             f"<title>{name}: latency and accuracy</title><style>{_STYLE}{_colour_rules()}</style></head><body><main>",
             f"<h1>{name}</h1>",
-            f'<p class="soft">Measured {escape(str(document["made"]))} on {escape(str(document["environment"]["cpu"]))}, '
-            f"{document['environment']['cpus']} CPUs; accuracy on {data['images']} images of {escape(str(data['name']))}.</p>",
+            f'<p class="soft">Measured {escape(str(document["made"]))} on '
+            f"{escape(str(document['environment']['cpu']))}, {document['environment']['cpus']} CPUs; "
+            f"accuracy on {data['images']} images: {escape(str(data['name']))}.</p>",
             _said(document),
             *[_batch(document, batch) for batch in document["options"]["batches"]],
             _not_run(document),
@@ -65,7 +67,8 @@ def _colour_rules() -> str:
     for position, scheme in enumerate(("", "@media(prefers-color-scheme:dark){")):
         for runtime, colours in _COLOURS.items():
             name, colour = runtime_class(runtime), colours[position]
-            rules.append(f"{scheme}.{name} circle,.{name} rect{{fill:{colour}}}td.{name}{{color:{colour}}}{'}' if scheme else ''}")
+            rule = f".{name} circle,.{name} rect{{fill:{colour}}}td.{name}{{color:{colour}}}"
+            rules.append(f"{scheme}{rule}{'}' if scheme else ''}")
     return "".join(rules)
 
 
@@ -146,11 +149,11 @@ def _how(document: dict[str, Any]) -> str:
     options = document["options"]
     return (
         "<h2>How it was measured</h2>"
-        f"<p>Each session runs in a process of its own. {options['runs']} runs a row, taken in {options['rounds']} turns "
-        "that visit every row, so that a slower minute of the machine hits all alike; three warm-up runs before each "
+        f"<p>Each session runs in a process of its own. {options['runs']} runs a row, taken in "
+        f"{options['rounds']} turns that visit every row, so that a slower minute of the machine hits all alike; three warm-up runs before each "
         "turn are left out. Times are from images in memory to logits in memory, without decoding. The interval is a "
-        "bootstrap over the samples for the median. A row marked ~ is noisy: the middle half of its samples spreads over "
-        "more than a tenth of the median.</p>"
+        "bootstrap over the samples for the median. A row marked ~ is noisy: the middle half of its samples spreads "
+        "over more than a tenth of the median.</p>"
         "<p>Lost and won are the images that only the reference (the first row that ran, torch in FP32), or only this "
         "row, gets right. Raw samples are in the JSON beside this page.</p>"
     )
@@ -158,12 +161,15 @@ def _how(document: dict[str, Any]) -> str:
 
 def _environment(environment: dict[str, Any]) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    flags = ", ".join(environment["cpu_flags"]) or "no notable flags"
     rows = {
-        "CPU": f"{environment['cpu']} ({environment['cpus']} usable; {', '.join(environment['cpu_flags']) or 'no notable flags'})",
+        "CPU": f"{environment['cpu']} ({environment['cpus']} usable; {flags})",
         "memory": f"{environment['memory_bytes'] / 1e9:.0f} GB",
         "CUDA devices": str(environment["gpus"]),
         "system": f"{environment['system']}, Python {environment['python']}",
         "packages": packages,
     }
-    body = "".join(f'<tr><td>{escape(name)}</td><td class="why">{escape(text)}</td></tr>' for name, text in rows.items())
+    body = "".join(
+        f'<tr><td>{escape(name)}</td><td class="why">{escape(text)}</td></tr>' for name, text in rows.items()
+    )
     return f"<h2>Environment</h2><table><tbody>{body}</tbody></table>"

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+# Columns of a terminal from which the interval and p90 have room too.
+_WIDE = 96
 
 
 def print_bench(document: dict[str, Any], console: Console) -> None:
@@ -14,38 +18,48 @@ def print_bench(document: dict[str, Any], console: Console) -> None:
     for batch in sorted({row["batch"] for row in rows}):
         ran = [row for row in rows if row["batch"] == batch and row["status"] == "ok"]
         if ran:
-            console.print(_table(document, batch, sorted(ran, key=lambda row: row["latency_ms"]["median"])))
+            ran.sort(key=lambda row: row["latency_ms"]["median"])
+            console.print(_table(batch, ran, wide=console.width >= _WIDE))
     for line in reasons(rows):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     for line in sentences(document):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _table(document: dict[str, Any], batch: int, rows: list[dict[str, Any]]) -> Table:
+def _table(batch: int, rows: list[dict[str, Any]], *, wide: bool) -> Table:
     threads = rows[0]["threads"]
     plural = "s" if threads != 1 else ""
-    table = Table(title=f"batch {batch}, {threads} thread{plural}, milliseconds a batch", title_justify="left")
-    table.add_column("runtime")
-    table.add_column("precision")
-    for name in ("median", "95 % interval", "p90", "p99", "images/s", "top-1", "agrees", "MB"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = Table(
+        title=f"batch {batch}, {threads} thread{plural}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("session", no_wrap=True, min_width=20)
+    columns = [("median ms", True), ("95 % interval", wide), ("p90", wide), ("p99", True), ("image/s", True)]
+    columns += [("top-1 %", True), ("agree %", True), ("MB", True)]
+    for name, shown in columns:
+        if shown:
+            table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         latency = row["latency_ms"]
-        table.add_row(
-            row["runtime"],
-            row["precision"],
-            f"{latency['median']:.2f}{' ~' if latency['noisy'] else ''}",
-            f"{latency['ci95'][0]:.2f}-{latency['ci95'][1]:.2f}",
-            f"{latency['p90']:.2f}",
-            f"{latency['p99']:.2f}",
+        cells = [
+            f"{'~' if latency['noisy'] else ''}{_ms(latency['median'])}",
+            f"{_ms(latency['ci95'][0])}-{_ms(latency['ci95'][1])}",
+            _ms(latency["p90"]),
+            _ms(latency["p99"]),
             f"{row['throughput_ips']:.0f}",
-            percent(row["top1"]),
-            percent(row["agreement"]),
-            f"{row['size_bytes'] / 1e6:.1f}" if row["size_bytes"] else "",
-        )
+            percent(row["top1"]).removesuffix(" %"),
+            percent(row["agreement"]).removesuffix(" %"),
+            f"{row['size_bytes'] / 1e6:.0f}" if row["size_bytes"] else "",
+        ]
+        shown_cells = [cell for cell, (_, shown) in zip(cells, columns, strict=True) if shown]
+        table.add_row(f"{row['runtime']} {row['precision']}", *shown_cells)
     if any(row["latency_ms"]["noisy"] for row in rows):
-        table.caption = "~ noisy: the middle half of the samples spreads over more than 10 % of the median"
+        table.caption = "~ noisy: half of the samples spread over more than a tenth of the median"
+        table.caption_justify = "left"
     return table
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:.1f}"
 
 
 def percent(fraction: float | None) -> str:

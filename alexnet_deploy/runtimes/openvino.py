@@ -37,7 +37,9 @@ class OpenVinoSession(Session):
         try:
             model: Any = core.compile_model(core.read_model(str(spec.path)), "CPU", properties)
         except RuntimeError as exc:
-            raise SessionError(f"OpenVINO cannot compile {spec.path.name}", got=str(exc).strip().split("\n")[0]) from exc
+            raise SessionError(
+                f"OpenVINO cannot compile {spec.path.name}", got=str(exc).strip().split("\n")[0]
+            ) from exc
         self._request: Any = model.create_infer_request()
         _, channels, height, width = model.input(0).partial_shape
         self.image_shape = (channels.get_length(), height.get_length(), width.get_length())

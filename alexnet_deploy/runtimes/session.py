@@ -73,7 +73,7 @@ class Session(ABC):
     @abstractmethod
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most sessions hold nothing that has to be freed by hand
         """Frees what the session holds; more than once is fine."""
 
     def __enter__(self) -> Self:

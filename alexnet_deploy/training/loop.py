@@ -119,7 +119,7 @@ def uses_bf16(precision: str, device_type: str) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
 
 
@@ -134,7 +134,7 @@ class _Run:
         skipped: Skipped | None,
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.data, self.options, self.files, self.voice, self.skipped = data, options, files, voice, skipped
         self.network.any_size = options.train_size is not None
         self.preprocessing = resized(data.preprocessing, options.train_size or data.preprocessing.image_size)

@@ -72,9 +72,7 @@ def checkpoint_from_data(request: TrainingRequest, *, voice: Voice = SILENT) -> 
         f"{held_out} held out" + (f"; {left_out} left out, which guards and evaluations use" if left_out else "")
     )
     data = TrainingData(train=training, validation=validation, preprocessing=info.preprocessing)
-    result = train(
-        network, data, options, files, resume=request.resume, skip_bad=request.skip_bad, voice=voice
-    )
+    result = train(network, data, options, files, resume=request.resume, skip_bad=request.skip_bad, voice=voice)
     if len(result.skipped):
         voice.warn(f"{len(result.skipped)} damaged images were skipped, the first: {result.skipped.names[0]}")
     save_checkpoint(network, info, request.output, half=request.half)
@@ -103,9 +101,7 @@ def checkpoint_from_data(request: TrainingRequest, *, voice: Voice = SILENT) -> 
 def _start(request: TrainingRequest, source: ImageSource) -> tuple[AlexNet, ModelInfo]:
     classes = len(source.classes)
     if request.model is None:
-        spec = NetworkSpec(
-            variant=request.variant, classes=classes, width=request.width, image_size=request.image_size
-        )
+        spec = NetworkSpec(variant=request.variant, classes=classes, width=request.width, image_size=request.image_size)
         network = AlexNet(spec)
         initialize(network, request.options.seed)
         name = f"{spec.variant}-{source.name.split()[0].strip('/').split('/')[-1]}"
@@ -168,5 +164,3 @@ def curve_from_log(log: Path, picture: Path) -> None:
         right.set_ylabel("validation top-1", color="#c44e52")
     with atomic_path(picture) as temporary:
         figure.savefig(temporary, format="svg")
-
-

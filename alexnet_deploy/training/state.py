@@ -32,9 +32,7 @@ def save_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, p
     write_bytes(path, save(tensors, {_KEY: json.dumps(position)}))
 
 
-def load_state(
-    path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, fingerprint: str
-) -> dict[str, Any]:
+def load_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, fingerprint: str) -> dict[str, Any]:
     """Restores what `save_state` wrote and returns the position.
 
     Raises:

@@ -1,0 +1,54 @@
+"""`alexnet-deploy inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from alexnet_deploy.cli.options import json_option, variant_option
+
+
+@click.command("inspect")
+@click.argument("file", required=False)
+@variant_option
+@click.option("--classes", type=int, default=1000, show_default=True, help="With --variant.")
+@click.option("--width", type=float, default=1.0, show_default=True, help="With --variant.")
+@click.option("--image-size", type=int, default=0, help="With --variant; the variant's own by default.")
+@click.option("--draw", type=click.Path(path_type=Path, dir_okay=False), help="With --variant: draw it as SVG.")
+@json_option
+def command(
+    file: str | None, variant: str | None, classes: int, width: float, image_size: int, draw: Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Say what FILE is, layer by layer: a checkpoint, an ONNX file, an engine or a calibration table.
+
+    Without FILE: the shipped model, or with --variant the network as a textbook prints it.
+    """
+    if draw is not None and (variant is None or file is not None):
+        raise click.UsageError("--draw goes with --variant and no FILE.")
+    if file is None and variant is not None:
+        from alexnet_deploy.inspection import inspect_variant
+        from alexnet_deploy.variants import NetworkSpec
+
+        spec = NetworkSpec(variant=variant, classes=classes, width=width, image_size=image_size)
+        document = inspect_variant(spec)
+    else:
+        from alexnet_deploy.inspection import inspect_file
+
+        document = inspect_file(file or "shipped", variant)
+    if draw is not None:
+        from alexnet_deploy.artifacts import write_bytes
+        from alexnet_deploy.report.drawing import svg_from_layers
+
+        write_bytes(draw, svg_from_layers(document).encode())
+        click.echo(f"drew {draw}", err=True)
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+        return
+    from rich.console import Console
+
+    from alexnet_deploy.report.inspect_text import print_inspection
+
+    print_inspection(document, Console(width=None if Console().is_terminal else 160))

@@ -1,0 +1,85 @@
+"""The most likely classes of single images, through the same preprocessing as everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_deploy.data.preprocessing import batch_from_images
+from alexnet_deploy.data.sources import IMAGE_SUFFIXES, read_image
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.runtimes.session import Session
+from alexnet_deploy.weights import ModelInfo
+
+TOP = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """`classes` holds `(label, probability)`, most likely first."""
+
+    path: Path
+    classes: tuple[tuple[str, float], ...]
+
+
+def image_paths(names: Sequence[str]) -> list[Path]:
+    """Files, and the images below folders, in order.
+
+    Raises:
+        InputError: A name is missing, or a folder holds no images.
+    """
+    paths: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            found = sorted(child for child in path.rglob("*") if child.suffix.lower() in IMAGE_SUFFIXES)
+            if not found:
+                raise InputError(f"the folder {name} holds no images", expected=", ".join(sorted(IMAGE_SUFFIXES)))
+            paths += found
+        elif path.is_file():
+            paths.append(path)
+        else:
+            raise InputError(f"there is no image {name!r}", remedy="check the path")
+    return paths
+
+
+def predictions(
+    session: Session, info: ModelInfo, paths: Sequence[Path], labels: Sequence[str]
+) -> Iterator[Prediction]:
+    """Runs the images one by one.
+
+    Raises:
+        ImageError: An image is damaged.
+        InputError: The labels do not fit the model's classes.
+    """
+    for path in paths:
+        logits = session.run(batch_from_images([read_image(path)], info.preprocessing))[0].astype(np.float64)
+        if labels and len(labels) != len(logits):
+            raise InputError("the labels do not fit the model", got=f"{len(labels)}", expected=f"{len(logits)}")
+        powers = np.exp(logits - logits.max())
+        probabilities = logits if _is_distribution(logits) else powers / powers.sum()
+        best = np.argsort(-probabilities, kind="stable")[:TOP]
+        yield Prediction(
+            path=path,
+            classes=tuple((labels[i] if labels else str(i), float(probabilities[i])) for i in best),
+        )
+
+
+def _is_distribution(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
+    """Whether the graph ends in a softmax already."""
+    return bool((values >= 0).all() and abs(values.sum() - 1) < 1e-3)
+
+
+def labels_from_file(path: Path) -> tuple[str, ...]:
+    """One label a line.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    try:
+        return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InputError(f"{path} cannot be read as labels", got=exc, expected="one label a line") from exc
