@@ -14,9 +14,8 @@ _NAMES = {"input": "image", "conv": "convolution", "lrn": "LRN", "pool": "max po
 def svg_from_layers(document: dict[str, Any]) -> str:
     """Returns a standalone SVG of a document of `inspect --variant`."""
     side = document["network"]["image_size"]
-    boxes: list[dict[str, Any]] = [
-        {"name": "input", "type": "input", "output": [3, side, side], "kernel": 0, "stride": 0}
-    ]
+    image = {"name": "input", "type": "input", "output": [3, side, side], "kernel": 0, "stride": 0}
+    boxes: list[dict[str, Any]] = [image]
     boxes += [layer for layer in document["layers"] if layer["type"] in _COLOURS]
     x, parts = 24.0, []
     for index, box in enumerate(boxes):

@@ -149,11 +149,11 @@ def _how(document: dict[str, Any]) -> str:
     options = document["options"]
     return (
         "<h2>How it was measured</h2>"
-        f"<p>Each session runs in a process of its own. {options['runs']} runs a row, taken in "
-        f"{options['rounds']} turns that visit every row, so that a slower minute of the machine hits all alike; three warm-up runs before each "
-        "turn are left out. Times are from images in memory to logits in memory, without decoding. The interval is a "
-        "bootstrap over the samples for the median. A row marked ~ is noisy: the middle half of its samples spreads "
-        "over more than a tenth of the median.</p>"
+        f"<p>Each session runs in a process of its own. {options['runs']} runs a row, taken in {options['rounds']} "
+        "turns that visit every row, so that a slower minute of the machine hits all alike; three warm-up runs before "
+        "each turn are left out. Times are from images in memory to logits in memory, without decoding. The interval "
+        "is a bootstrap over the samples for the median. A row marked ~ is noisy: the middle half of its samples "
+        "spreads over more than a tenth of the median.</p>"
         "<p>Lost and won are the images that only the reference (the first row that ran, torch in FP32), or only this "
         "row, gets right. Raw samples are in the JSON beside this page.</p>"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 import time
@@ -256,8 +257,7 @@ class _Run:
     @torch.no_grad()
     def _frozen_features(self) -> tuple[Tensor, Tensor]:
         source = self.data.train
-        width = self.network.fc6.in_features
-        assert isinstance(width, int)
+        width = math.prod(self.network.feature_shape)
         needed = 2 * 2 * len(source) * width
         if needed > _MAX_FEATURE_BYTES:
             raise TrainingError(
