@@ -11,7 +11,14 @@ import numpy as np
 
 from alexnet_deploy.bench.runner import Runner
 from alexnet_deploy.bench.statistics import Accuracy, accuracy_from_logits, latency_from_samples
-from alexnet_deploy.errors import AlexnetDeployError, InputError, MissingDependencyError, RuntimeUnavailableError
+from alexnet_deploy.errors import (
+    AlexnetDeployError,
+    DataError,
+    InputError,
+    MissingDependencyError,
+    RuntimeUnavailableError,
+    SessionError,
+)
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.runtimes.session import SessionSpec
 
@@ -91,6 +98,9 @@ def rows_from_candidates(
         make_runner: Makes the runner of a session.
         labels: Of the evaluation images; None where they are not the model's classes.
         voice: Shows progress.
+
+    Raises:
+        DataError: An evaluation image is damaged; it would be missing from every row.
     """
     try:
         _open(candidates, make_runner, voice)
@@ -116,6 +126,8 @@ def _open(candidates: Sequence[Candidate], make_runner: Callable[[SessionSpec], 
             candidate.runner = make_runner(candidate.spec)
             try:
                 candidate.cold_start_ms = round(candidate.runner.open().cold_start_ms, 1)
+            except DataError:
+                raise
             except AlexnetDeployError as exc:
                 candidate.drop(exc)
             track.advance(1, candidate.spec.name)
@@ -129,7 +141,9 @@ def _evaluate(candidates: Sequence[Candidate], labels: NDArray[np.int64] | None,
             try:
                 logits = runner.evaluate()
                 if not np.isfinite(logits).all():
-                    raise AlexnetDeployError("the outputs are not finite")
+                    raise SessionError("the outputs are not finite")
+            except DataError:
+                raise
             except AlexnetDeployError as exc:
                 candidate.drop(exc)
                 continue

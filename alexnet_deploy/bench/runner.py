@@ -17,9 +17,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from alexnet_deploy.errors import AlexnetDeployError, MissingDependencyError, RuntimeUnavailableError, SessionError
+from alexnet_deploy.data.batches import PreprocessedImages
+from alexnet_deploy.data.catalog import open_data
+from alexnet_deploy.data.shipped import Split, shipped_images
+from alexnet_deploy.data.sources import ImageSource
+from alexnet_deploy.errors import (
+    AlexnetDeployError,
+    DataError,
+    MissingDependencyError,
+    RuntimeUnavailableError,
+    SessionError,
+)
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import Session, SessionSpec
+from alexnet_deploy.specs import Preprocessing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,18 +68,53 @@ class Runner(Protocol):
         """Frees everything."""
 
 
+class Images(Protocol):
+    """Evaluation images: an array, or `PreprocessedImages`, which makes slices when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationData:
+    """Which images to evaluate on; small enough to send to a worker, which opens them itself.
+
+    Attributes:
+        data: `shipped`, or as `open_data` takes it (the test split).
+        indices: Which images.
+    """
+
+    data: str
+    preprocessing: Preprocessing
+    indices: NDArray[np.int64]
+
+    def source(self) -> ImageSource:
+        """Opens the labelled images."""
+        return evaluation_source(self.data)
+
+    def open(self) -> PreprocessedImages:
+        """Opens them for a session."""
+        return PreprocessedImages(source=self.source(), spec=self.preprocessing, indices=self.indices)
+
+
+def evaluation_source(data: str) -> ImageSource:
+    """The shipped evaluation images, or the test split of a data source."""
+    return shipped_images(Split.EVALUATION) if data == "shipped" else open_data(data, "test")
+
+
 @dataclass
 class LocalRunner:
     """Runs in this process.
 
     Attributes:
         opener: Opens the session.
-        images: `(N, 3, S, S) float32`, preprocessed evaluation images.
+        images: The preprocessed evaluation images.
         clock: Seconds; a test injects its own.
     """
 
     opener: Callable[[], Session]
-    images: NDArray[np.float32]
+    images: Images
     clock: Callable[[], float] = time.perf_counter
     _session: Session | None = field(default=None, init=False)
 
@@ -107,7 +153,8 @@ class LocalRunner:
         return self._session
 
     def _batch(self, size: int) -> NDArray[np.float32]:
-        return np.resize(self.images[:size], (size, *self.images.shape[1:]))
+        first = self.images[:size]
+        return np.resize(first, (size, *first.shape[1:]))
 
 
 class RemoteRunner:
@@ -115,18 +162,18 @@ class RemoteRunner:
 
     Args:
         spec: What to run.
-        images_path: The preprocessed evaluation images as a NumPy file, which every worker maps into memory.
+        data: The evaluation images.
     """
 
-    def __init__(self, spec: SessionSpec, images_path: str) -> None:
-        self._spec, self._images_path = spec, images_path
+    def __init__(self, spec: SessionSpec, data: EvaluationData) -> None:
+        self._spec, self._data = spec, data
         self._process: Any = None
         self._pipe: Connection | None = None
 
     def open(self) -> Opened:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._spec, self._images_path), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self._spec, self._data), daemon=True)
         self._process.start()
         theirs.close()
         result: Opened = self._ask("open")
@@ -169,18 +216,23 @@ class RemoteRunner:
             ) from exc
         if kind == "done":
             return value
-        raise {"unavailable": RuntimeUnavailableError, "missing": MissingDependencyError}.get(kind, SessionError)(value)
+        raise _KINDS.get(kind, SessionError)(value)
 
 
-def _serve(pipe: Connection, spec: SessionSpec, images_path: str) -> None:
+_KINDS: dict[str, type[AlexnetDeployError]] = {
+    "unavailable": RuntimeUnavailableError,
+    "missing": MissingDependencyError,
+    "data": DataError,
+}
+
+
+def _serve(pipe: Connection, spec: SessionSpec, data: EvaluationData) -> None:
     """The worker: answers until the pipe is closed."""
     import signal
 
     # Ctrl-C reaches the whole group; the parent decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Copy on write: torch warns about arrays that it could not write to.
-    images = np.load(images_path, mmap_mode="c", allow_pickle=False)
-    runner = LocalRunner(opener=lambda: open_session(spec), images=images)
+    runner = LocalRunner(opener=lambda: open_session(spec), images=data.open())
     while True:
         try:
             method, arguments = pipe.recv()
@@ -192,6 +244,8 @@ def _serve(pipe: Connection, spec: SessionSpec, images_path: str) -> None:
             answer = ("unavailable", str(exc))
         except MissingDependencyError as exc:
             answer = ("missing", str(exc))
+        except DataError as exc:
+            answer = ("data", str(exc))
         except AlexnetDeployError as exc:
             answer = ("failed", str(exc))
         except Exception as exc:  # a runtime's own error must reach the row, whatever its class

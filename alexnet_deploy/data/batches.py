@@ -72,6 +72,41 @@ def load_batch(
     return Batch(images=batch_from_images(images, spec), labels=source.labels[kept_indices], indices=kept_indices)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreprocessedImages:
+    """Images of a source as `(N, 3, S, S) float32` arrays, made when a slice is asked for.
+
+    Attributes:
+        indices: Which images, in order.
+    """
+
+    source: ImageSource
+    spec: Preprocessing
+    indices: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, part: slice) -> NDArray[np.float32]:
+        return load_batch(self.source, self.indices[part], self.spec).images
+
+
+def undamaged(source: ImageSource, skipped: Skipped | None) -> NDArray[np.int64]:
+    """Indices of the images to use: all of them, or with `skipped` those that can be decoded."""
+    everything = np.arange(len(source), dtype=np.int64)
+    if skipped is None:
+        return everything
+    kept = []
+    for index in everything:
+        try:
+            source.image(int(index))
+        except ImageError as exc:
+            skipped.names.append(exc.problem)
+        else:
+            kept.append(index)
+    return np.asarray(kept, np.int64)
+
+
 def batches(
     source: ImageSource,
     batch_size: int,

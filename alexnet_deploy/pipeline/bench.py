@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from alexnet_deploy.artifacts import sha256_of
 from alexnet_deploy.bench.bench import BENCH_SCHEMA, BenchOptions, Candidate, artifact_size, rows_from_candidates
-from alexnet_deploy.bench.runner import RemoteRunner
-from alexnet_deploy.data.batches import Skipped, load_batch
-from alexnet_deploy.data.catalog import open_data
-from alexnet_deploy.data.shipped import Split, shipped_images
+from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner, evaluation_source
+from alexnet_deploy.data.batches import Skipped, undamaged
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.engines.options import EngineOptions
 from alexnet_deploy.errors import InputError, MissingDependencyError
@@ -30,6 +24,7 @@ from alexnet_deploy.runtimes.session import SessionSpec
 from alexnet_deploy.specs import Lowering, Precision, Target
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 _NO_BF16 = "this CPU has no bf16 multipliers; it would be emulated"
@@ -69,20 +64,20 @@ def bench_document(
     if unknown:
         raise InputError(f"no such runtime: {', '.join(unknown)}", expected=", ".join(RUNTIMES))
     voice = deployment.workspace.voice
-    source = shipped_images(Split.EVALUATION) if data in (None, "shipped") else open_data(str(data), "test")
     skipped = Skipped() if skip_bad else None
-    batch = load_batch(source, np.arange(len(source)), deployment.info.preprocessing, skipped=skipped)
-    labels = _labels(deployment, source, batch.labels)
+    source = evaluation_source(data or "shipped")
+    kept = undamaged(source, skipped)
+    if skipped:
+        voice.warn(f"{len(skipped)} damaged images were skipped, the first: {skipped.names[0]}")
+    labels = _labels(deployment, source, source.labels[kept])
+    evaluation = EvaluationData(data=data or "shipped", preprocessing=deployment.info.preprocessing, indices=kept)
     candidates = [
         candidate
         for runtime in RUNTIMES
         if not runtimes or runtime in runtimes
         for candidate in _candidates(deployment, runtime, options)
     ]
-    with _shared(batch.images) as path:
-        rows = rows_from_candidates(
-            candidates, options, lambda spec: RemoteRunner(spec, str(path)), labels, voice=voice
-        )
+    rows = rows_from_candidates(candidates, options, lambda spec: RemoteRunner(spec, evaluation), labels, voice=voice)
     for row in rows:
         if row["status"] == "failed":
             voice.warn(f"{row['key']} failed: {row['reason']}")
@@ -97,7 +92,7 @@ def bench_document(
         },
         "data": {
             "name": source.name,
-            "images": len(batch.indices),
+            "images": len(kept),
             "skipped": len(skipped or ()),
             "labelled": labels is not None,
         },
@@ -114,15 +109,6 @@ def _labels(deployment: Deployment, source: ImageSource, labels: NDArray[np.int6
         "agreement with the reference is measured (--data names other images)"
     )
     return None
-
-
-@contextmanager
-def _shared(images: NDArray[np.float32]) -> Iterator[Path]:
-    """The preprocessed images as a file that every worker maps into memory."""
-    with tempfile.TemporaryDirectory(prefix="alexnet-deploy-") as folder:
-        path = Path(folder) / "images.npy"
-        np.save(path, images)
-        yield path
 
 
 def _candidates(deployment: Deployment, runtime: str, options: BenchOptions) -> Iterator[Candidate]:

@@ -5,33 +5,30 @@ Each makes what it needs from the stage before it, as make would.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.artifacts import read_passport, require_passport, sha256_of
-from alexnet_deploy.data.batches import Skipped, load_batch
+from alexnet_deploy.data.batches import Skipped
 from alexnet_deploy.data.catalog import open_data
 from alexnet_deploy.data.shipped import Split, shipped_folder, shipped_images
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.machine import tool_versions
-from alexnet_deploy.normalise import DEFAULT_OPSET, normalise
+from alexnet_deploy.normalise import DEFAULT_OPSET
+from alexnet_deploy.pipeline.fp32 import fp32_from_source, parity_images
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
-from alexnet_deploy.specs import Lowering, Precision, Preprocessing, Target
+from alexnet_deploy.specs import Lowering, Precision, Target
 from alexnet_deploy.weights import SHIPPED_CHECKPOINT, ModelInfo
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx_ir as ir
-    from numpy.typing import NDArray
 
     from alexnet_deploy.engines.options import EngineOptions
 
-PARITY_IMAGES = 64
 DEFAULT_CALIBRATION_IMAGES = 512
 # Which lowering each target runs fastest, as measured; the reason goes into the passport.
 LOWERINGS = {
@@ -114,71 +111,17 @@ class Deployment:
                 return Artifact(path=self.source, reused=True, facts=passport.facts)
         path = output or self.workspace.folder / f"{self.stem}.onnx"
         request = {"opset": self.opset, "variant": self.variant, "preprocessing": self.preprocessing}
-        return self.workspace.make(path, "onnx", request, [self.source], self._export)
 
-    def _export(self) -> Made:
-        from alexnet_deploy import export, graph
-
-        if self.is_graph:
-            original = graph.read_graph(self.source)
-            result = normalise(original, opset=self.opset)
-            info = graph.info_of(original) or self._guessed_info(result.model)
-            graph.set_info(result.model, info)
-            images = parity_images(info.preprocessing, original)
-            reference = export.run_onnx(original, images)
-        else:
-            from alexnet_deploy.weights import load_model
-
-            network, info = load_model(str(self.source), variant=self.variant)
-            result = export.onnx_from_network(network, info, opset=self.opset)
-            images = parity_images(info.preprocessing)
-            reference = _torch_logits(network, images)
-        found = export.parity(reference, export.run_onnx(result.model, images), export.PARITY_TOLERANCE[Precision.FP32])
-        export.require_parity(found, "the exported graph")
-        for change in result.changes:
-            self.workspace.voice.say(f"  {change}")
-        for lrn in result.recovered:
-            self.workspace.voice.say(f"  LRN recovered from {lrn.nodes_replaced} nodes: {_words(lrn.spec)}")
-        self.workspace.voice.say(
-            f"  parity: {found.max_relative_error:.1e} of the largest output on {found.images} images"
-        )
-        facts = {
-            "model": info.to_json(),
-            "precision": "fp32",
-            "lrn": "native",
-            "opset": self.opset,
-            "changes": list(result.changes),
-            "lrn_recovered": [dataclasses.asdict(lrn) for lrn in result.recovered],
-            "parity": found.to_json(),
-        }
-        return Made(
-            data=graph.graph_bytes(result.model),
-            facts=facts,
-            tools=tool_versions("torch", "onnx", "onnxscript", "onnx-ir"),
-        )
-
-    def _guessed_info(self, model: ir.Model) -> ModelInfo:
-        from alexnet_deploy.graph import input_shape
-        from alexnet_deploy.weights import CAFFE_PREPROCESSING
-
-        side = input_shape(model)[2]
-        if side is None:
-            raise InputError(f"{self.source} has a dynamic image size", expected="a fixed height and width")
-        common: dict[str, Any] = {"image_size": side, "resize_size": max(side, 256)}
-        caffe = any(name.startswith("conv1_w") for name in model.graph.initializers)
-        chosen = self.preprocessing or ("caffe" if caffe else "imagenet")
-        if self.preprocessing is None:
-            self.workspace.voice.warn(
-                f"{self.source.name} does not say how its images are preprocessed; assuming {chosen}'s way "
-                "(--preprocessing names another)"
+        def stage() -> Made:
+            return fp32_from_source(
+                self.source,
+                variant=self.variant,
+                preprocessing=self.preprocessing,
+                opset=self.opset,
+                voice=self.workspace.voice,
             )
-        if chosen == "caffe":
-            found = Preprocessing(**common, **CAFFE_PREPROCESSING)
-        elif chosen == "imagenet":
-            found = Preprocessing(**common)
-        else:
-            found = _preprocessing_from_file(Path(chosen))
-        return ModelInfo(name=self.source.stem, network=None, preprocessing=found)
+
+        return self.workspace.make(path, "onnx", request, [self.source], stage)
 
     @cached_property
     def _graph(self) -> tuple[Artifact, ir.Model, ModelInfo]:
@@ -271,6 +214,8 @@ class Deployment:
         Raises:
             ArtifactError: The named table belongs to another graph.
         """
+        from alexnet_deploy.precision.qdq import SCHEMES
+
         artifact, model, _ = self._graph
         chosen, reason = LOWERINGS[target] if lowering is None else (lowering, "asked for")
         if precision is Precision.FP32 and chosen is Lowering.NATIVE:
@@ -282,7 +227,9 @@ class Deployment:
             name = f"{self.stem}.lrn-{chosen.value}.onnx"
         else:
             name = f"{self.stem}.{precision.value}.{target.value}.onnx"
-        request = {"precision": precision.value, "target": target.value, "lrn": chosen.value}
+        request: dict[str, Any] = {"precision": precision.value, "target": target.value, "lrn": chosen.value}
+        if precision is Precision.INT8:
+            request["scheme"] = asdict(SCHEMES[target])
 
         def stage() -> Made:
             return self._convert(model, precision, target, chosen, reason, parents)
@@ -291,6 +238,12 @@ class Deployment:
 
     def _table(self, named: Path | None, artifact: Artifact) -> Path:
         if named is None:
+            present = self.workspace.folder / _named(self.stem, "calibration.json")
+            passport = read_passport(present)
+            if passport is not None and present.is_file() and passport.sha256 == sha256_of(present):
+                # Whatever images it was made from: calibrating is a stage of its own, and this is its result.
+                if [digest for _, digest in passport.parents] == [sha256_of(artifact.path)]:
+                    return present
             return self.calibration().path
         from alexnet_deploy.precision.table import CalibrationTable
 
@@ -396,45 +349,6 @@ class Deployment:
                 f"  precision proof: {proved} of {len(expected)} layers in {options.precision.value}"
             )
         return Made(data=built.plan, facts=facts, tools={built.backend: built.version})
-
-
-def parity_images(preprocessing: Preprocessing, graph: ir.Model | None = None) -> NDArray[np.float32]:
-    """The first shipped evaluation images, preprocessed for a model.
-
-    Args:
-        preprocessing: That of the model.
-        graph: Where its batch is fixed, a whole number of such batches is given.
-    """
-    import numpy as np
-
-    from alexnet_deploy.graph import input_shape
-
-    count = PARITY_IMAGES
-    if graph is not None:
-        fixed = input_shape(graph)[0] or 1
-        count = max(1, count // fixed) * fixed
-    return load_batch(shipped_images(Split.EVALUATION), np.arange(count), preprocessing).images
-
-
-def _torch_logits(network: Any, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    import torch
-
-    with torch.inference_mode():
-        logits: NDArray[np.float32] = network(torch.from_numpy(images)).numpy()
-    return logits
-
-
-def _preprocessing_from_file(path: Path) -> Preprocessing:
-    try:
-        return Preprocessing.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError) as exc:
-        raise InputError(
-            f"{path} cannot be read as preprocessing", got=exc, expected="imagenet, caffe, or a JSON file"
-        ) from exc
-
-
-def _words(spec: Any) -> str:
-    return f"size {spec.size}, alpha {spec.alpha:g}, beta {spec.beta:g}, bias {spec.bias:g}"
 
 
 def _named(stem: str, name: str) -> str:

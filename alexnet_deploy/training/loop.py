@@ -7,7 +7,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,11 +188,13 @@ class _Run:
             self.features = self._frozen_features()
         self.network.train()
         saved = time.monotonic()
+        recent: deque[tuple[float, float]] = deque(maxlen=_STEPS_BETWEEN_LOG_LINES)
         with _interruption() as interrupted, self._track() as track, self._log() as log:
             while self.step < self.total_steps:
                 for images, labels in self._epoch():
-                    loss = self._step(images, labels)
-                    self._report(track, log, loss, float(images.shape[0]), time.monotonic() - started, first)
+                    loss, accuracy = self._step(images, labels)
+                    recent.append((loss, accuracy))
+                    self._report(track, log, recent, time.monotonic() - started, first)
                     if interrupted.is_set() or time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                         self._save()
                         saved = time.monotonic()
@@ -209,7 +212,7 @@ class _Run:
             skipped=self.skipped or Skipped(),
         )
 
-    def _step(self, images: Tensor, labels: Tensor) -> float:
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
         torch.manual_seed(self.options.seed * _SEED_STRIDE + self.step)
         rate = learning_rate_at(self.step, self.total_steps, self.options)
         for group in self.optimizer.param_groups:
@@ -229,7 +232,7 @@ class _Run:
         self.optimizer.step()
         self.pruner.after_step(self.step)
         self.step += 1
-        return value
+        return value, float((logits.argmax(1) == labels).float().mean())
 
     def _epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The rest of the current epoch, in the order that seed and epoch give."""
@@ -302,12 +305,21 @@ class _Run:
         position = {"step": self.step, "validation_top1": self.validation_top1, "fingerprint": self.fingerprint}
         save_state(self.files.state, self.network, self.optimizer, position)
 
-    def _report(self, track: Track, log: _Log, loss: float, count: float, seconds: float, first: int) -> None:
-        speed = (self.step - first) * count / seconds
-        track.advance(1, f"loss {loss:.3f}, {speed:.0f} images/s")
+    def _report(
+        self, track: Track, log: _Log, recent: Sequence[tuple[float, float]], seconds: float, first: int
+    ) -> None:
+        speed = (self.step - first) * self.options.batch_size / seconds
+        loss, accuracy = (sum(values) / len(recent) for values in zip(*recent, strict=True))
+        track.advance(1, f"loss {loss:.3f}, top-1 {accuracy:.3f}, {speed:.0f} images/s")
         if self.step % _STEPS_BETWEEN_LOG_LINES == 0:
             rate = self.optimizer.param_groups[0]["lr"]
-            log.write(step=self.step, loss=round(loss, 5), learning_rate=rate, images_per_second=round(speed, 2))
+            log.write(
+                step=self.step,
+                loss=round(loss, 5),
+                top1=round(accuracy, 4),
+                learning_rate=rate,
+                images_per_second=round(speed, 2),
+            )
 
     @contextmanager
     def _track(self) -> Iterator[Track]:
@@ -317,8 +329,9 @@ class _Run:
     @contextmanager
     def _log(self) -> Iterator[_Log]:
         self.files.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.step == 0:
-            write_bytes(self.files.log, b"")
+        # Lines past the saved state will be written again.
+        lines = self.files.log.read_text().splitlines(keepends=True) if self.step and self.files.log.exists() else []
+        write_bytes(self.files.log, "".join(kept for kept in lines if json.loads(kept)["step"] <= self.step).encode())
         with self.files.log.open("a") as file:
             yield _Log(file)
 

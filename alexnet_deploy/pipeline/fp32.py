@@ -1,0 +1,138 @@
+"""From a checkpoint or a foreign ONNX file to the normalised FP32 graph, compared with its source on real images."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alexnet_deploy.data.batches import load_batch
+from alexnet_deploy.data.shipped import Split, shipped_images
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.machine import tool_versions
+from alexnet_deploy.pipeline.workspace import Made
+from alexnet_deploy.progress import Voice
+from alexnet_deploy.specs import Precision, Preprocessing
+from alexnet_deploy.weights import CAFFE_PREPROCESSING, ModelInfo, load_model
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from alexnet_deploy.network import AlexNet
+    from alexnet_deploy.normalise import Normalised
+
+PARITY_IMAGES = 64
+
+
+def fp32_from_source(source: Path, *, variant: str | None, preprocessing: str | None, opset: int, voice: Voice) -> Made:
+    """Exports a checkpoint, or normalises a graph, and proves that nothing changed.
+
+    Args:
+        source: A checkpoint or an ONNX file.
+        variant: For weight files that do not say.
+        preprocessing: For ONNX files that do not say: `imagenet`, `caffe`, or a JSON file.
+        opset: Of the result.
+        voice: Hears what was done.
+
+    Raises:
+        ParityError: The graph computes something else than its source.
+    """
+    from alexnet_deploy import export, graph
+
+    if source.suffix == ".onnx":
+        result, info, images, reference = _from_graph(source, preprocessing, opset, voice)
+    else:
+        network, info = load_model(str(source), variant=variant)
+        result = export.onnx_from_network(network, info, opset=opset)
+        images = parity_images(info.preprocessing)
+        reference = _torch_logits(network, images)
+    tolerance = export.PARITY_TOLERANCE[Precision.FP32]
+    found = export.require_parity(
+        export.parity(reference, export.run_onnx(result.model, images), tolerance), "the exported graph"
+    )
+    for change in result.changes:
+        voice.say(f"  {change}")
+    for lrn in result.recovered:
+        spec = lrn.spec
+        voice.say(
+            f"  LRN recovered from {lrn.nodes_replaced} nodes: size {spec.size}, alpha {spec.alpha:g}, "
+            f"beta {spec.beta:g}, bias {spec.bias:g}"
+        )
+    voice.say(f"  parity: {found.max_relative_error:.1e} of the largest output on {found.images} images")
+    facts = {
+        "model": info.to_json(),
+        "precision": Precision.FP32.value,
+        "lrn": "native",
+        "opset": opset,
+        "changes": list(result.changes),
+        "lrn_recovered": [dataclasses.asdict(lrn) for lrn in result.recovered],
+        "parity": found.to_json(),
+    }
+    tools = tool_versions("torch", "onnx", "onnxscript", "onnx-ir")
+    return Made(data=graph.graph_bytes(result.model), facts=facts, tools=tools)
+
+
+def _from_graph(
+    source: Path, preprocessing: str | None, opset: int, voice: Voice
+) -> tuple[Normalised, ModelInfo, NDArray[np.float32], NDArray[np.float32]]:
+    from alexnet_deploy.export import run_onnx
+    from alexnet_deploy.graph import info_of, input_shape, read_graph, set_info
+    from alexnet_deploy.normalise import normalise
+
+    original = read_graph(source)
+    result = normalise(original, opset=opset)
+    info = info_of(original) or _guessed_info(source, result.model, preprocessing, voice)
+    set_info(result.model, info)
+    images = parity_images(info.preprocessing, input_shape(original)[0] or 1)
+    return result, info, images, run_onnx(original, images)
+
+
+def _guessed_info(source: Path, model: ir.Model, preprocessing: str | None, voice: Voice) -> ModelInfo:
+    from alexnet_deploy.graph import input_shape
+
+    side = input_shape(model)[2]
+    if side is None:
+        raise InputError(f"{source} has a dynamic image size", expected="a fixed height and width")
+    common: dict[str, Any] = {"image_size": side, "resize_size": max(side, 256)}
+    caffe = any(name.startswith("conv1_w") for name in model.graph.initializers)
+    chosen = preprocessing or ("caffe" if caffe else "imagenet")
+    if preprocessing is None:
+        voice.warn(
+            f"{source.name} does not say how its images are preprocessed; assuming {chosen}'s way "
+            "(export --preprocessing names another)"
+        )
+    if chosen == "caffe":
+        found = Preprocessing(**(common | CAFFE_PREPROCESSING))
+    elif chosen == "imagenet":
+        found = Preprocessing(**common)
+    else:
+        found = _preprocessing_from_file(Path(chosen))
+    return ModelInfo(name=source.stem, network=None, preprocessing=found)
+
+
+def parity_images(preprocessing: Preprocessing, multiple: int = 1) -> NDArray[np.float32]:
+    """The first shipped evaluation images, preprocessed for a model; a whole number of batches of `multiple`."""
+    import numpy as np
+
+    count = max(1, PARITY_IMAGES // multiple) * multiple
+    return load_batch(shipped_images(Split.EVALUATION), np.arange(count), preprocessing).images
+
+
+def _torch_logits(network: AlexNet, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    import torch
+
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = network(torch.from_numpy(images)).numpy()
+    return logits
+
+
+def _preprocessing_from_file(path: Path) -> Preprocessing:
+    try:
+        return Preprocessing.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError) as exc:
+        raise InputError(
+            f"{path} cannot be read as preprocessing", got=exc, expected="imagenet, caffe, or a JSON file"
+        ) from exc
