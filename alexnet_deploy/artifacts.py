@@ -173,12 +173,16 @@ def read_passport(artifact: Path) -> Passport | None:
         return None
 
 
+def matching_passport(artifact: Path) -> Passport | None:
+    """The passport of a file that is there and whole; None otherwise."""
+    passport = read_passport(artifact) if artifact.is_file() else None
+    return passport if passport is not None and passport.sha256 == sha256_of(artifact) else None
+
+
 def fits(artifact: Path, request: str) -> bool:
     """Whether `artifact` is there, whole, and was made for this request."""
-    if not artifact.is_file():
-        return False
-    passport = read_passport(artifact)
-    return passport is not None and passport.request == request and passport.sha256 == sha256_of(artifact)
+    passport = matching_passport(artifact)
+    return passport is not None and passport.request == request
 
 
 def require_passport(artifact: Path, *, because: str) -> Passport:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.artifacts import read_passport, sha256_of
-from alexnet_deploy.data.shipped import shipped_folder
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.variants import NetworkSpec, layers_from_network
-from alexnet_deploy.weights import CHECKPOINT_SUFFIXES, SHIPPED_CHECKPOINT
+from alexnet_deploy.weights import CHECKPOINT_SUFFIXES, shipped_checkpoint
 
 INSPECT_SCHEMA = 1
 _OPS = {"conv": "conv", "linear": "linear", "lrn": "lrn", "pool": "pool"}
@@ -60,7 +59,7 @@ def inspect_file(name: str, variant: str | None = None) -> dict[str, Any]:
     Raises:
         InputError: There is no such file, or it is of no known kind.
     """
-    path = shipped_folder("models") / SHIPPED_CHECKPOINT if name == "shipped" else Path(name).expanduser()
+    path = shipped_checkpoint() if name == "shipped" else Path(name).expanduser()
     if not path.is_file():
         raise InputError(
             f"there is no file {name!r}",

@@ -130,6 +130,18 @@ def network_of(info: ModelInfo, where: str) -> NetworkSpec:
     return info.network
 
 
+def shipped_checkpoint() -> Path:
+    """The checkpoint that ships.
+
+    Raises:
+        InputError: It is not where the package or the clone has it.
+    """
+    path = shipped_folder("models") / SHIPPED_CHECKPOINT
+    if not path.is_file():
+        raise InputError("the shipped model is missing", got=f"no {path}", remedy="check it out again, or reinstall")
+    return path
+
+
 def load_model(model: str, *, variant: str | None = None) -> tuple[AlexNet, ModelInfo]:
     """Opens a network with its weights, in evaluation mode.
 
@@ -155,7 +167,7 @@ def load_model(model: str, *, variant: str | None = None) -> tuple[AlexNet, Mode
 def _read_model(model: str, variant: str | None) -> tuple[dict[str, Tensor], ModelInfo]:
     if model == "torchvision":
         return _tensors_from_torchvision()
-    path = shipped_folder("models") / SHIPPED_CHECKPOINT if model == "shipped" else Path(model).expanduser()
+    path = shipped_checkpoint() if model == "shipped" else Path(model).expanduser()
     if not path.is_file():
         raise InputError(
             f"there is no model {model!r}",

@@ -38,6 +38,7 @@ class BenchOptions:
     Attributes:
         runs: Samples a row.
         rounds: In how many turns they are taken; every turn visits every row.
+        images: Of how many evaluation images the accuracy is; all of them where None.
         threads: CPU threads, the same for every row.
     """
 
@@ -45,10 +46,13 @@ class BenchOptions:
     runs: int = 50
     rounds: int = 5
     threads: int = 1
+    images: int | None = None
 
     def __post_init__(self) -> None:
         if not self.batches or any(not 1 <= batch <= 4096 for batch in self.batches):
             raise InputError("no such batch sizes", got=self.batches, expected="1 to 4096")
+        if self.images is not None and self.images < 1:
+            raise InputError("no such number of evaluation images", got=self.images, expected="1 or more")
         if not 1 <= self.rounds <= self.runs or not 1 <= self.threads <= 1024:
             raise InputError(
                 "the bench cannot measure like that",

@@ -39,6 +39,7 @@ from alexnet_deploy.progress import Voice
     metavar="NAME[:FOLDER]|FOLDER",
     help="Evaluation images: the test split of this source.  [default: the shipped images]",
 )
+@click.option("--images", type=click.IntRange(1), help="Of how many of them the accuracy is.  [default: all]")
 @click.option("--skip-bad", is_flag=True, help="Leave out damaged images and count them.")
 @output_option("The JSON; the page lies beside it.  [default: WORKDIR/bench.json and WORKDIR/report.html]")
 @json_option
@@ -46,7 +47,7 @@ from alexnet_deploy.progress import Voice
 @quiet_option
 def command(
     model: str, variant: str | None, runtimes: tuple[str, ...], batches: str, runs: int, threads: int,
-    data: str | None, skip_bad: bool, output: Path | None, as_json: bool, workdir: Path, voice: Voice,
+    data: str | None, images: int | None, skip_bad: bool, output: Path | None, as_json: bool, workdir: Path, voice: Voice,
 ) -> None:  # fmt: skip
     """Measure latency and accuracy of every runtime that is here, on the same images.
 
@@ -56,7 +57,9 @@ def command(
     from alexnet_deploy.pipeline.bench import bench_document
     from alexnet_deploy.pipeline.demo import write_bench
 
-    options = BenchOptions(batches=batches_from_text(batches), runs=runs, rounds=min(5, runs), threads=threads)
+    options = BenchOptions(
+        batches=batches_from_text(batches), runs=runs, rounds=min(5, max(runs, 1)), threads=threads, images=images
+    )
     deployment = deployment_from(model, variant, workdir, voice)
     document = bench_document(deployment, options, runtimes=runtimes, data=data, skip_bad=skip_bad)
     path, report = write_bench(document, workdir, output)

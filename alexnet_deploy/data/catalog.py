@@ -83,7 +83,7 @@ def _folder(name: str, folder_text: str, *, download: bool) -> Path:
         return _download_fashion_mnist(cached)
     raise InputError(
         f"{name} is not on this machine",
-        got=f"looked in {', '.join(str(path) for path in candidates[:2])}",
+        got=f"looked in {', '.join(str(path) for path in candidates if 'raw' not in path.parts)}",
         remedy=_REMEDIES[name],
     )
 

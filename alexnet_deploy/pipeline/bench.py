@@ -66,7 +66,7 @@ def bench_document(
     voice = deployment.workspace.voice
     skipped = Skipped() if skip_bad else None
     source = evaluation_source(data or "shipped")
-    kept = undamaged(source, skipped)
+    kept = undamaged(source, skipped)[: options.images]
     if skipped:
         voice.warn(f"{len(skipped)} damaged images were skipped, the first: {skipped.names[0]}")
     labels = _labels(deployment, source, source.labels[kept])

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_deploy.artifacts import read_passport, require_passport, sha256_of
+from alexnet_deploy.artifacts import matching_passport, read_passport, require_passport, sha256_of
 from alexnet_deploy.data.batches import Skipped
 from alexnet_deploy.data.catalog import open_data
-from alexnet_deploy.data.shipped import Split, shipped_folder, shipped_images
+from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.machine import tool_versions
@@ -22,7 +22,7 @@ from alexnet_deploy.normalise import DEFAULT_OPSET
 from alexnet_deploy.pipeline.fp32 import fp32_from_source, parity_images
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
 from alexnet_deploy.specs import Lowering, Precision, Target
-from alexnet_deploy.weights import SHIPPED_CHECKPOINT, ModelInfo
+from alexnet_deploy.weights import ModelInfo, shipped_checkpoint
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -65,7 +65,7 @@ class Deployment:
             InputError: There is no such model.
         """
         if self.model == "shipped":
-            return shipped_folder("models") / SHIPPED_CHECKPOINT
+            return shipped_checkpoint()
         if self.model == "torchvision":
             return self._torchvision_checkpoint()
         path = Path(self.model).expanduser()
@@ -239,11 +239,10 @@ class Deployment:
     def _table(self, named: Path | None, artifact: Artifact) -> Path:
         if named is None:
             present = self.workspace.folder / _named(self.stem, "calibration.json")
-            passport = read_passport(present)
-            if passport is not None and present.is_file() and passport.sha256 == sha256_of(present):
-                # Whatever images it was made from: calibrating is a stage of its own, and this is its result.
-                if [digest for _, digest in passport.parents] == [sha256_of(artifact.path)]:
-                    return present
+            passport = matching_passport(present)
+            # Whatever images it was made from: calibrating is a stage of its own, and this is its result.
+            if passport is not None and [digest for _, digest in passport.parents] == [sha256_of(artifact.path)]:
+                return present
             return self.calibration().path
         from alexnet_deploy.precision.table import CalibrationTable
 
