@@ -47,7 +47,8 @@ from alexnet_deploy.progress import Voice
 @quiet_option
 def command(
     model: str, variant: str | None, runtimes: tuple[str, ...], batches: str, runs: int, threads: int,
-    data: str | None, images: int | None, skip_bad: bool, output: Path | None, as_json: bool, workdir: Path, voice: Voice,
+    data: str | None, images: int | None, skip_bad: bool, output: Path | None, as_json: bool, workdir: Path,
+    voice: Voice,
 ) -> None:  # fmt: skip
     """Measure latency and accuracy of every runtime that is here, on the same images.
 

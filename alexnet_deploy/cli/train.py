@@ -26,9 +26,7 @@ _DEFAULTS = TrainingOptions()
 @click.option(
     "--variant",
     type=click.Choice(["paper", "unpadded", "bvlc", "caffenet", "owt"]),
-    default="paper",
-    show_default=True,
-    help="The network to train.",
+    help="The network to train, or that of weights which do not say.  [default: paper]",
 )
 @click.option("--width", type=float, default=1.0, show_default=True, help="Multiplier on the channel counts.")
 @click.option("--image-size", type=int, default=0, help="Side of the network's input; the variant's own by default.")
@@ -67,7 +65,7 @@ _DEFAULTS = TrainingOptions()
 @workdir_option
 @quiet_option
 def command(
-    data: str, model: str | None, variant: str, width: float, image_size: int, half: bool, download: bool,
+    data: str, model: str | None, variant: str | None, width: float, image_size: int, half: bool, download: bool,
     skip_bad: bool, resume: bool, output: Path | None, workdir: Path, voice: Voice, **options: Any,
 ) -> None:  # fmt: skip
     """Train a variant on a data source, or fine-tune a model to other classes.

@@ -31,7 +31,8 @@ class TrainingRequest:
     Attributes:
         data: As `open_data` takes it.
         model: A checkpoint to start from; None starts from random weights.
-        variant, width, image_size: Of a new network; image_size 0 is the variant's own.
+        variant: Of a new network (`paper` by default), or of weights that do not say.
+        width, image_size: Of a new network; image_size 0 is the variant's own.
         output: Where the checkpoint goes.
         half: Store FP16.
     """
@@ -39,7 +40,7 @@ class TrainingRequest:
     data: str
     output: Path
     model: str | None = None
-    variant: str = "paper"
+    variant: str | None = None
     width: float = 1.0
     image_size: int = 0
     download: bool = False
@@ -101,7 +102,9 @@ def checkpoint_from_data(request: TrainingRequest, *, voice: Voice = SILENT) -> 
 def _start(request: TrainingRequest, source: ImageSource) -> tuple[AlexNet, ModelInfo]:
     classes = len(source.classes)
     if request.model is None:
-        spec = NetworkSpec(variant=request.variant, classes=classes, width=request.width, image_size=request.image_size)
+        spec = NetworkSpec(
+            variant=request.variant or "paper", classes=classes, width=request.width, image_size=request.image_size
+        )
         network = AlexNet(spec)
         initialize(network, request.options.seed)
         name = f"{spec.variant}-{source.name.split()[0].strip('/').split('/')[-1]}"
@@ -112,7 +115,7 @@ def _start(request: TrainingRequest, source: ImageSource) -> tuple[AlexNet, Mode
             labels=source.classes,
         )
         return network, info
-    opened, info = load_model(request.model, variant=None if request.variant == "paper" else request.variant)
+    opened, info = load_model(request.model, variant=request.variant)
     if opened.spec.classes == classes and (not info.labels or info.labels == source.classes):
         return opened, dataclasses.replace(info, labels=source.classes)
     spec = dataclasses.replace(opened.spec, classes=classes)
