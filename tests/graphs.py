@@ -14,11 +14,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.data.batches import load_batch
 from alexnet_deploy.data.shipped import Split, shipped_images
+from alexnet_deploy.engines.build import BuiltEngine, engine_from_onnx
+from alexnet_deploy.engines.options import EngineOptions
 from alexnet_deploy.export import onnx_from_network
-from alexnet_deploy.graph import copy_of
+from alexnet_deploy.graph import copy_of, graph_bytes
 from alexnet_deploy.normalise import Normalised
 from alexnet_deploy.precision.calibrate import table_from_images
+from alexnet_deploy.precision.half import half_from_fp32
+from alexnet_deploy.precision.qdq import int8_from_fp32
 from alexnet_deploy.precision.table import CalibrationTable
+from alexnet_deploy.specs import Precision, Target
 from tests.conftest import small_info, small_network, small_preprocessing
 
 GRAPH_HASH = "0" * 64
@@ -38,11 +43,13 @@ def small_graph(variant: str = "paper") -> ir.Model:
 
 
 @cache
+def _shipped_batch(count: int) -> NDArray[np.float32]:
+    return load_batch(shipped_images(Split.EVALUATION), np.arange(count), small_preprocessing()).images
+
+
 def shipped_batch(count: int) -> NDArray[np.float32]:
     """The first shipped evaluation images as `small_network` reads them."""
-    images = load_batch(shipped_images(Split.EVALUATION), np.arange(count), small_preprocessing()).images
-    images.setflags(write=False)
-    return images
+    return _shipped_batch(count).copy()
 
 
 @cache
@@ -50,6 +57,22 @@ def small_table() -> CalibrationTable:
     """Ranges of `small_graph` over 32 shipped images."""
     source = shipped_images(Split.CALIBRATION).subset(range(32))
     return table_from_images(small_graph(), source, small_preprocessing(), GRAPH_HASH)
+
+
+@cache
+def engine_graph(precision: Precision) -> bytes:
+    """`small_graph` as TensorRT-RTX reads it."""
+    model = small_graph()
+    if precision is Precision.INT8:
+        return graph_bytes(int8_from_fp32(model, small_table(), Target.TENSORRT_RTX))
+    return graph_bytes(model if precision is Precision.FP32 else half_from_fp32(model, precision))
+
+
+@cache
+def small_engine(precision: Precision) -> BuiltEngine:
+    """An engine of `small_graph` for SM86 and SM89; needs TensorRT-RTX, and no GPU."""
+    options = EngineOptions(precision=precision, backend="tensorrt-rtx", sms=(86, 89))
+    return engine_from_onnx(engine_graph(precision), options)
 
 
 def model_of(

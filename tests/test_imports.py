@@ -69,7 +69,9 @@ def imports_of(module: str) -> set[str]:
                 below = node.module.removeprefix("alexnet_deploy.")
                 found |= {f"{below}.{a.name}" if f"{below}.{a.name}" in MODULES else below for a in node.names}
         elif isinstance(node, ast.Import):
-            found |= {a.name.removeprefix("alexnet_deploy.") for a in node.names if a.name.startswith("alexnet_deploy.")}
+            found |= {
+                a.name.removeprefix("alexnet_deploy.") for a in node.names if a.name.startswith("alexnet_deploy.")
+            }
     return found
 
 

@@ -1,0 +1,323 @@
+"""Rows hold exactly what the clock said, sessions are visited in turns, and one that fails takes no other with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from alexnet_deploy.bench.bench import BenchOptions, Candidate, artifact_size, rows_from_candidates
+from alexnet_deploy.bench.runner import LocalRunner, Runner
+from alexnet_deploy.errors import (
+    DataError,
+    InputError,
+    MissingDependencyError,
+    RuntimeUnavailableError,
+    SessionError,
+)
+from alexnet_deploy.runtimes.fake import FakeSession
+from alexnet_deploy.runtimes.session import Session, SessionSpec
+from alexnet_deploy.specs import Precision
+
+ROW_KEYS = {
+    "key", "runtime", "precision", "batch", "threads", "hint", "lrn", "status", "reason", "scope", "latency_ms",
+    "samples_ms", "cold_start_ms", "peak_memory_bytes", "throughput_ips", "top1", "top5", "agreement", "sqnr_db", "ece",
+    "flips", "size_bytes", "roofline",
+}  # fmt: skip
+COUNT = 40
+WARM_UPS = 3
+
+
+class Clock:
+    """Stands still but for what a session takes."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def images() -> NDArray[np.float32]:
+    """Bright and dark ones in turn: the fake session gives them the last and the first class."""
+    levels = np.where(np.arange(COUNT) % 2 == 0, 1.0, -1.0)
+    return np.broadcast_to(levels[:, None, None, None], (COUNT, 3, 8, 8)).astype(np.float32)
+
+
+LABELS = np.where(np.arange(COUNT) % 2 == 0, 9, 0)
+
+
+class Inverted(FakeSession):
+    """Wrong on everything that the other gets right."""
+
+    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return -super()._run(images)
+
+
+class NotANumber(FakeSession):
+    """Gives NaN for one class."""
+
+    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        outputs = super()._run(images)
+        outputs[:, 3] = np.nan
+        return outputs
+
+
+@dataclass
+class Bench:
+    """Candidates by name, each with its session, over one clock; keeps the order of all measurements."""
+
+    clock: Clock = field(default_factory=Clock)
+    openers: dict[str, Callable[[], Session]] = field(default_factory=dict)
+    candidates: list[Candidate] = field(default_factory=list)
+    measured: list[tuple[str, int, int]] = field(default_factory=list)
+    made: list[str] = field(default_factory=list)
+
+    def add(self, runtime: str, opener: Callable[[], Session] | None = None, *, reason: str | None = None) -> None:
+        spec = SessionSpec(runtime=runtime, precision=Precision.FP32, path=Path(), threads=1, lrn="native")
+        if opener is not None:
+            self.openers[runtime] = opener
+        self.candidates.append(Candidate(spec=spec, reason=reason, size_bytes=123))
+
+    def session(
+        self,
+        runtime: str,
+        milliseconds: float,
+        *,
+        fails_at: int | None = None,
+        kind: type[FakeSession] = FakeSession,
+    ) -> FakeSession:
+        """Adds a session whose n-th run takes `n * milliseconds`."""
+        made: list[FakeSession] = []
+
+        def tick() -> None:
+            self.clock.now += made[0].runs * milliseconds / 1e3
+
+        made.append(kind(tick=tick, fails_at=fails_at))
+        self.add(runtime, lambda: made[0])
+        return made[0]
+
+    def runner(self, spec: SessionSpec) -> Runner:
+        bench = self
+
+        class Recording(LocalRunner):
+            def measure(self, batch: int, runs: int) -> list[float]:
+                bench.measured.append((spec.runtime, batch, runs))
+                return super().measure(batch, runs)
+
+        self.made.append(spec.runtime)
+        return Recording(opener=self.openers[spec.runtime], images=images(), clock=self.clock)
+
+    def rows(self, options: BenchOptions, labels: NDArray[np.int64] | None = LABELS) -> dict[str, dict[str, object]]:
+        rows = rows_from_candidates(self.candidates, options, self.runner, labels)
+        assert all(set(row) == ROW_KEYS for row in rows)
+        return {str(row["key"]): row for row in rows}
+
+
+OPTIONS = BenchOptions(batches=(1, 4), runs=6, rounds=3, threads=2)
+
+
+def test_samples_and_median_are_what_the_clock_said() -> None:
+    bench = Bench()
+    session = bench.session("torch", 1.0)
+    rows = bench.rows(OPTIONS)
+    # One run opens it and three evaluate forty images; then each turn warms up three times and samples twice.
+    first = 1 + 3 + 1
+    expected = [float(first + turn * 5 + WARM_UPS + k) for turn in range(3) for k in range(2)]
+    samples = rows["torch/fp32/1"]["samples_ms"]
+    assert samples == pytest.approx(expected, abs=1e-9)
+    assert rows["torch/fp32/4"]["samples_ms"] == pytest.approx([value + 15 for value in expected], abs=1e-9)
+    latency = rows["torch/fp32/1"]["latency_ms"]
+    assert isinstance(latency, dict)
+    assert latency["median"] == pytest.approx(np.median(expected), abs=1e-9)
+    assert (latency["min"], latency["runs"]) == (8.0, 6)
+    assert rows["torch/fp32/1"]["cold_start_ms"] == 1.0
+    assert rows["torch/fp32/4"]["throughput_ips"] == pytest.approx(4 / (np.median(expected) + 15) * 1e3, abs=0.01)
+    assert session.runs == 4 + 2 * 3 * (WARM_UPS + 2)
+
+
+def test_every_turn_visits_every_session() -> None:
+    bench = Bench()
+    for name in ("torch", "onnxruntime-cpu", "openvino"):
+        bench.session(name, 1.0)
+    bench.rows(OPTIONS)
+    names = ["torch", "onnxruntime-cpu", "openvino"]
+    assert bench.measured == [(name, batch, WARM_UPS + 2) for batch in (1, 4) for _ in range(3) for name in names]
+
+
+def test_runs_that_do_not_divide_are_all_taken() -> None:
+    bench = Bench()
+    bench.session("torch", 1.0)
+    rows = bench.rows(BenchOptions(batches=(1,), runs=7, rounds=3))
+    assert len(rows["torch/fp32/1"]["samples_ms"]) == 7  # type: ignore[arg-type]
+    assert [runs - WARM_UPS for _, _, runs in bench.measured] == [3, 2, 2]
+
+
+def test_a_row_says_what_was_measured_and_how() -> None:
+    bench = Bench()
+    bench.session("torch", 1.0)
+    row = bench.rows(OPTIONS)["torch/fp32/4"]
+    assert (row["runtime"], row["precision"], row["batch"], row["threads"]) == ("torch", "fp32", 4, 2)
+    assert (row["lrn"], row["hint"], row["size_bytes"], row["roofline"]) == ("native", None, 123, None)
+    assert (row["status"], row["reason"], row["scope"]) == ("ok", None, "compute+copies")
+    assert isinstance(row["peak_memory_bytes"], int) and row["peak_memory_bytes"] > 10_000_000
+
+
+def test_accuracy_is_against_labels_and_against_the_first_session() -> None:
+    bench = Bench()
+    bench.session("torch", 1.0)
+    bench.session("openvino", 1.0, kind=Inverted)
+    rows = bench.rows(OPTIONS)
+    right, wrong = rows["torch/fp32/1"], rows["openvino/fp32/1"]
+    assert (right["top1"], right["agreement"], right["sqnr_db"]) == (1.0, 1.0, None)
+    assert (wrong["top1"], wrong["agreement"]) == (0.0, 0.0)
+    assert wrong["sqnr_db"] == pytest.approx(-6.02, abs=0.01)
+    assert wrong["flips"] == {"lost": COUNT, "won": 0, "p_value": 2 * 0.5**COUNT}
+
+
+def test_without_labels_there_is_agreement_only() -> None:
+    bench = Bench()
+    bench.session("torch", 1.0)
+    row = bench.rows(OPTIONS, labels=None)["torch/fp32/1"]
+    assert (row["top1"], row["top5"], row["ece"], row["agreement"]) == (None, None, None, 1.0)
+
+
+def assert_did_not_run(row: dict[str, object], status: str, *words: str) -> None:
+    assert row["status"] == status
+    for word in words:
+        assert word in str(row["reason"])
+    assert row["samples_ms"] == []
+    for key in ("latency_ms", "cold_start_ms", "peak_memory_bytes", "throughput_ips", "top1", "agreement", "flips"):
+        assert row[key] is None, key
+
+
+# Run 0 opens, 1 to 3 evaluate, 4 to 18 measure batch 1, 19 to 33 batch 4.
+@pytest.mark.parametrize("fails_at", [0, 2, 4, 12, 20, 33])
+def test_a_session_that_fails_becomes_a_failed_row_and_the_others_stay(fails_at: int) -> None:
+    bench = Bench()
+    first = bench.session("torch", 1.0)
+    failing = bench.session("onnxruntime-cpu", 1.0, fails_at=fails_at)
+    last = bench.session("openvino", 2.0)
+    rows = bench.rows(OPTIONS)
+    for batch in (1, 4):
+        assert_did_not_run(rows[f"onnxruntime-cpu/fp32/{batch}"], "failed", "as it was told to")
+        for name in ("torch", "openvino"):
+            row = rows[f"{name}/fp32/{batch}"]
+            assert row["status"] == "ok" and len(row["samples_ms"]) == 6  # type: ignore[arg-type]
+    assert failing.runs == fails_at
+    assert first.closed and failing.closed and last.closed
+
+
+def test_where_the_first_session_fails_the_next_is_the_reference() -> None:
+    bench = Bench()
+    bench.session("torch", 1.0, fails_at=0)
+    bench.session("openvino", 1.0)
+    rows = bench.rows(OPTIONS)
+    assert_did_not_run(rows["torch/fp32/1"], "failed")
+    assert rows["openvino/fp32/1"]["agreement"] == 1.0
+
+
+def test_outputs_that_are_not_numbers_fail_the_session() -> None:
+    bench = Bench()
+    bench.session("torch", 1.0, kind=NotANumber)
+    bench.session("openvino", 1.0)
+    rows = bench.rows(OPTIONS)
+    assert_did_not_run(rows["torch/fp32/1"], "failed", "finite")
+    assert rows["openvino/fp32/1"]["status"] == "ok"
+
+
+def test_a_candidate_with_a_reason_is_skipped_and_never_opened() -> None:
+    bench = Bench()
+    bench.session("torch", 1.0)
+    bench.add("tensorrt", reason="built, not run: no CUDA device")
+    rows = bench.rows(OPTIONS)
+    assert bench.made == ["torch"]
+    assert_did_not_run(rows["tensorrt/fp32/1"], "skipped", "built, not run: no CUDA device")
+    assert rows["tensorrt/fp32/1"]["size_bytes"] == 123
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeUnavailableError("no CUDA device"), MissingDependencyError("openvino is missing", remedy="pip install it")],
+)
+def test_what_cannot_run_here_is_skipped_with_its_reason(error: Exception) -> None:
+    def opener() -> Session:
+        raise error
+
+    bench = Bench()
+    bench.session("torch", 1.0)
+    bench.add("openvino", opener)
+    rows = bench.rows(OPTIONS)
+    assert_did_not_run(rows["openvino/fp32/1"], "skipped", *str(error).split("\n"))
+    assert rows["torch/fp32/1"]["status"] == "ok"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError(), DataError("an image is damaged")])
+def test_runners_are_closed_whatever_ends_the_bench(error: BaseException) -> None:
+    def opener() -> Session:
+        raise error
+
+    bench = Bench()
+    session = bench.session("torch", 1.0)
+    bench.add("openvino", opener)
+    with pytest.raises(type(error)):
+        bench.rows(OPTIONS)
+    assert session.closed
+
+
+def test_every_runner_is_closed_at_the_end() -> None:
+    bench = Bench()
+    sessions = [bench.session(name, 1.0) for name in ("torch", "openvino")]
+    bench.rows(OPTIONS)
+    assert all(session.closed for session in sessions)
+
+
+def test_nothing_to_measure_gives_no_rows() -> None:
+    assert Bench().rows(OPTIONS) == {}
+
+
+def test_a_batch_larger_than_the_images_repeats_them() -> None:
+    runner = LocalRunner(opener=FakeSession, images=images()[:3])
+    runner.open()
+    assert len(runner.measure(8, 2)) == 2
+    np.testing.assert_array_equal(runner._batch(8)[:, 0, 0, 0], [1, -1, 1, 1, -1, 1, 1, -1])
+
+
+def test_evaluation_gives_one_row_for_every_image() -> None:
+    runner = LocalRunner(opener=FakeSession, images=images()[:37])
+    runner.open()
+    np.testing.assert_array_equal(runner.evaluate().argmax(axis=1), LABELS[:37])
+
+
+def test_a_runner_that_is_not_open_says_so() -> None:
+    with pytest.raises(SessionError, match="not open"):
+        LocalRunner(opener=FakeSession, images=images()).measure(1, 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batches": ()},
+        {"batches": (0,)},
+        {"batches": (1, 5000)},
+        {"runs": 0},
+        {"runs": 3, "rounds": 5},
+        {"rounds": 0},
+        {"threads": 0},
+        {"threads": 2000},
+    ],
+)
+def test_a_bench_that_cannot_be_is_refused(options: dict[str, object]) -> None:
+    with pytest.raises(InputError) as caught:
+        BenchOptions(**options)  # type: ignore[arg-type]
+    assert caught.value.got is not None and caught.value.expected
+
+
+def test_the_size_of_an_artifact_is_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "graph.onnx").write_bytes(b"12345")
+    assert artifact_size(tmp_path / "graph.onnx") == 5
+    assert artifact_size(tmp_path / "nothing.onnx") is None

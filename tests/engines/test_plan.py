@@ -1,0 +1,153 @@
+"""A plan says its targets, layers, precisions and weights, and the proof passes and fails by them alone."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from alexnet_deploy.engines.plan import MAGIC, Plan, PlanLayer, read_plan, require_precision
+from alexnet_deploy.errors import EngineError, PrecisionProofError
+from alexnet_deploy.graph import weighted_nodes
+from alexnet_deploy.specs import Precision
+from tests.graphs import CONVOLUTIONS, LINEARS, small_engine, small_graph
+
+LAYERS = CONVOLUTIONS + LINEARS
+BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.BF16: 2, Precision.INT8: 1}
+ALL = list(BYTES)
+
+
+def plan_of(precision: Precision) -> Plan:
+    pytest.importorskip("tensorrt_rtx")
+    return read_plan(small_engine(precision).plan)
+
+
+@pytest.mark.parametrize("precision", ALL)
+def test_every_layer_is_there_in_its_precision(precision: Precision) -> None:
+    plan = plan_of(precision)
+    assert sorted(layer.name for layer in plan.layers) == sorted(LAYERS)
+    assert {layer.precision for layer in plan.layers} == {precision.value}
+    assert {layer.name: layer.op for layer in plan.layers} == {
+        name: "conv" if name in CONVOLUTIONS else "linear" for name in LAYERS
+    }
+
+
+@pytest.mark.parametrize("precision", ALL)
+def test_the_plan_holds_every_weight_in_its_type(precision: Precision) -> None:
+    plan = plan_of(precision)
+    held = {layer.name: layer.weight_bytes for layer in plan.layers}
+    for layer in weighted_nodes(small_graph()):
+        least = BYTES[precision] * layer.weight.size
+        # Channels are padded to what the instructions read: conv1's three to four, fc8's ten rows to sixteen.
+        assert least <= held[layer.name] <= 1.6 * least, layer.name
+    total = sum(held.values())
+    assert plan.weight_bytes_by_type[precision.value] >= total
+    others = sum(size for name, size in plan.weight_bytes_by_type.items() if name != precision.value)
+    assert others < 0.05 * total
+
+
+@pytest.mark.parametrize("precision", ALL)
+def test_the_plan_says_its_targets_and_size(precision: Precision) -> None:
+    plan = plan_of(precision)
+    assert plan.sms == (86, 89)
+    assert plan.size_bytes == len(small_engine(precision).plan)
+    assert plan.reformats >= 0
+
+
+def test_the_plan_is_plain_values() -> None:
+    plan = plan_of(Precision.INT8)
+    values = plan.to_json()
+    assert values["sms"] == ["sm86", "sm89"]
+    assert values["layers"][0] == {
+        "name": plan.layers[0].name,
+        "op": plan.layers[0].op,
+        "precision": "int8",
+        "weight_bytes": plan.layers[0].weight_bytes,
+    }
+    assert set(values) == {"sms", "size_bytes", "layers", "weight_bytes_by_type", "reformats"}
+
+
+@pytest.mark.parametrize("precision", ALL)
+def test_the_proof_passes_for_what_was_built(precision: Precision) -> None:
+    require_precision(plan_of(precision), precision.value, list(LAYERS))
+
+
+@pytest.mark.parametrize("asked", [Precision.INT8, Precision.FP32])
+def test_the_proof_fails_for_another_precision(asked: Precision) -> None:
+    with pytest.raises(PrecisionProofError, match="8 of 8 layers") as caught:
+        require_precision(plan_of(Precision.FP16), asked.value, list(LAYERS))
+    assert caught.value.exit_code == 3
+    assert "conv1 fp16" in str(caught.value.got) and asked.value in str(caught.value.expected)
+    assert caught.value.remedy
+
+
+def by_hand(**precisions: str) -> Plan:
+    layers = tuple(
+        PlanLayer(name=name, op="conv", precision=precision, weight_bytes=1) for name, precision in precisions.items()
+    )
+    return Plan(sms=(89,), size_bytes=1, layers=layers, weight_bytes_by_type={}, reformats=0)
+
+
+def test_one_layer_that_fell_back_fails_the_proof() -> None:
+    with pytest.raises(PrecisionProofError, match="1 of 2") as caught:
+        require_precision(by_hand(conv1="int8", conv2="fp16"), "int8", ["conv1", "conv2"])
+    assert caught.value.got == "conv2 fp16"
+
+
+def test_a_layer_that_is_missing_fails_the_proof() -> None:
+    with pytest.raises(PrecisionProofError, match="1 of 2") as caught:
+        require_precision(by_hand(conv1="int8"), "int8", ["conv1", "fc6"])
+    assert caught.value.got == "fc6 missing"
+
+
+def test_mixed_operands_fail_the_proof() -> None:
+    with pytest.raises(PrecisionProofError):
+        require_precision(by_hand(conv1="fp16+int8"), "int8", ["conv1"])
+
+
+def test_layers_that_the_graph_does_not_name_do_not_matter() -> None:
+    require_precision(by_hand(conv1="int8", helper="fp16"), "int8", ["conv1"])
+
+
+def header(size: int, mask: int = 8) -> bytes:
+    return MAGIC + bytes(0x10 - 4) + struct.pack("<Q", size) + bytes(8) + struct.pack("<Q", mask)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"vtrt", b"\x08\x07\x12\x04onnx" * 100, b"PK\x03\x04" + bytes(200), header(0)[:30]]
+)
+def test_what_is_not_an_engine_is_refused(data: bytes) -> None:
+    with pytest.raises(EngineError, match="not a TensorRT-RTX engine") as caught:
+        read_plan(data)
+    assert caught.value.got and caught.value.expected
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.01])
+def test_an_engine_cut_short_is_refused(share: float) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    plan = small_engine(Precision.INT8).plan
+    with pytest.raises(EngineError, match="cut short"):
+        read_plan(plan[: int(share * len(plan))])
+
+
+def test_an_engine_without_layers_in_the_known_form_is_refused() -> None:
+    data = header(0x28) + b"\n no layers here"
+    with pytest.raises(EngineError, match="known form") as caught:
+        read_plan(data)
+    assert caught.value.remedy
+
+
+def test_a_plan_is_read_from_its_text() -> None:
+    text = (
+        b'\n  tensor={ x name="a" y type=int8 }'
+        b'\n  tensor={ const_payload_size=96 name="w" y type=int8 }'
+        b'\n  tensor={ const_payload_size=8 name="b" y type=float }'
+        b'\n  corrltn={ name="k0_U3" input={ "a" "w" } [ONNX Layer: conv1.weight.dequantized] [ONNX Layer: conv1]'
+        b"\n  function={ name=__myl_CastMove x"
+        b"\n  function={ name=__myl_Conv x"
+    )
+    plan = read_plan(header(0x28, mask=8 | 16) + text)
+    assert plan.layers == (PlanLayer(name="conv1", op="conv", precision="int8", weight_bytes=96),)
+    assert plan.sms == (89, 120)
+    assert plan.weight_bytes_by_type == {"int8": 96, "fp32": 8}
+    assert plan.reformats == 1

@@ -1,0 +1,190 @@
+"""FP16 and BF16 graphs compute convolutions and fully connected layers in 16 bits, LRN in FP32, and stay close."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+from onnx import helper
+
+from alexnet_deploy.errors import GraphError
+from alexnet_deploy.export import run_onnx
+from alexnet_deploy.graph import graph_bytes, inferred_copy, info_of, layer_costs
+from alexnet_deploy.lrn.oracle import lrn_reference
+from alexnet_deploy.precision.half import half_from_fp32
+from alexnet_deploy.specs import LrnSpec, Precision
+from tests.conftest import small_info
+from tests.graphs import (
+    CONVOLUTIONS,
+    LINEARS,
+    evaluate,
+    model_of,
+    relative_error,
+    shipped_batch,
+    small_graph,
+)
+
+TYPES = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
+BOTH = list(TYPES)
+
+
+@pytest.mark.parametrize("variant", ["paper", "caffenet", "owt"])
+def test_fp16_stays_within_a_hundredth_of_the_largest_logit(variant: str) -> None:
+    model, images = small_graph(variant), shipped_batch(16)
+    expected = run_onnx(model, images)
+    got = run_onnx(half_from_fp32(model, Precision.FP16), images)
+    assert got.dtype == np.float32
+    assert 0 < relative_error(got, expected) < 1e-2
+    assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 15 / 16
+
+
+@pytest.mark.parametrize("precision", BOTH)
+@pytest.mark.parametrize("variant", ["paper", "caffenet", "owt"])
+def test_every_convolution_and_linear_layer_computes_in_16_bits(variant: str, precision: Precision) -> None:
+    half = half_from_fp32(small_graph(variant), precision)
+    # What ONNX infers from the operators, not what the pass wrote down.
+    for value in (output for node in half.graph for output in node.outputs):
+        value.type = None
+    nodes = {node.name: node for node in inferred_copy(half).graph}
+    for name in CONVOLUTIONS + LINEARS:
+        types = {value.dtype for value in (*nodes[name].inputs, *nodes[name].outputs) if value is not None}
+        assert types == {TYPES[precision]}, name
+    norms = [node for node in nodes.values() if node.op_type == "LRN"]
+    assert len(norms) == (0 if variant == "owt" else 2)
+    for node in norms:
+        assert {value.dtype for value in (*node.inputs, *node.outputs) if value is not None} == {ir.DataType.FLOAT}
+
+
+@pytest.mark.parametrize("precision", BOTH)
+def test_the_edges_of_the_graph_stay_fp32(precision: Precision) -> None:
+    half = half_from_fp32(small_graph(), precision)
+    assert [(value.name, value.dtype) for value in half.graph.inputs] == [("input", ir.DataType.FLOAT)]
+    assert [(value.name, value.dtype) for value in half.graph.outputs] == [("logits", ir.DataType.FLOAT)]
+    assert info_of(half) == small_info()
+
+
+@pytest.mark.parametrize("precision", BOTH)
+@pytest.mark.parametrize("variant", ["paper", "owt"])
+def test_onnx_checks_the_graph_with_all_its_types(variant: str, precision: Precision) -> None:
+    half = half_from_fp32(small_graph(variant), precision)
+    onnx.checker.check_model(ir.to_proto(half), full_check=True)
+
+
+def test_bf16_asks_for_the_operators_that_have_it() -> None:
+    assert half_from_fp32(small_graph(), Precision.BF16).opset_imports[""] == 22
+    assert half_from_fp32(small_graph(), Precision.FP16).opset_imports[""] == 18
+
+
+@pytest.mark.parametrize("precision", BOTH)
+def test_weights_are_the_nearest_values_of_16_bits(precision: Precision) -> None:
+    model = small_graph()
+    half = half_from_fp32(model, precision)
+    for name, value in model.graph.initializers.items():
+        converted = half.graph.initializers[name].const_value
+        assert converted is not None and converted.dtype == TYPES[precision]
+        assert value.const_value is not None
+        np.testing.assert_array_equal(
+            converted.numpy(), value.const_value.numpy().astype(TYPES[precision].numpy()), err_msg=name
+        )
+    assert len(graph_bytes(half)) < 0.51 * len(graph_bytes(model))
+
+
+def test_costs_say_16_bits() -> None:
+    rows = {row["name"]: row for row in layer_costs(half_from_fp32(small_graph(), Precision.FP16))}
+    assert {rows[name]["precision"] for name in CONVOLUTIONS + LINEARS} == {"fp16"}
+    assert rows["norm1"]["precision"] == "fp32"
+    assert rows["fc7"]["weight_bytes"] == 2 * (512 * 512 + 512)
+
+
+def test_the_original_is_not_touched() -> None:
+    model = small_graph()
+    before = graph_bytes(model)
+    half_from_fp32(model, Precision.FP16)
+    assert graph_bytes(model) == before
+
+
+def test_a_norm_of_activations_up_to_sixty_thousand_stays_finite() -> None:
+    spec = LrnSpec()
+    identity = np.zeros((4, 3, 1, 1), np.float32)
+    identity[[0, 1, 2, 3], [0, 1, 2, 0]] = 1
+    model = model_of(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"], name="conv1"),
+            helper.make_node("LRN", ["c"], ["n"], name="norm1", size=spec.size, alpha=spec.alpha),
+            helper.make_node("MaxPool", ["n"], ["y"], name="pool1", kernel_shape=[1, 1]),
+        ],
+        ["N", 3, 4, 4],
+        {"w": identity},
+    )
+    x = (60_000 * np.random.default_rng(0).uniform(-1, 1, (2, 3, 4, 4))).astype(np.float16).astype(np.float32)
+    got = evaluate(half_from_fp32(model, Precision.FP16), x)
+    assert np.isfinite(got).all()
+    expected = lrn_reference(x[:, [0, 1, 2, 0]], spec)
+    assert np.abs(x).max() > 50_000
+    np.testing.assert_allclose(got, expected, rtol=2**-10)
+
+
+def test_a_norm_that_ends_the_graph_gives_fp32() -> None:
+    model = model_of([helper.make_node("LRN", ["x"], ["y"], name="norm1", size=5)], ["N", 8, 4, 4], {})
+    half = half_from_fp32(model, Precision.FP16)
+    x = np.random.default_rng(0).standard_normal((2, 8, 4, 4)).astype(np.float32)
+    np.testing.assert_allclose(evaluate(half, x), lrn_reference(x, LrnSpec()), rtol=2**-10)
+
+
+@pytest.mark.parametrize("precision", BOTH)
+def test_a_softmax_that_ends_the_graph_gives_fp32(precision: Precision) -> None:
+    model = model_of(
+        [
+            helper.make_node("Flatten", ["x"], ["f"], name="flatten"),
+            helper.make_node("Gemm", ["f", "w"], ["g"], name="fc1"),
+            helper.make_node("Softmax", ["g"], ["y"], name="prob"),
+        ],
+        ["N", 3, 2, 2],
+        {"w": np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32)},
+    )
+    half = half_from_fp32(model, precision)
+    names = [node.name for node in half.graph]
+    assert len(set(names)) == len(names)
+    assert half.graph.outputs[0].dtype == ir.DataType.FLOAT
+    onnx.checker.check_model(ir.to_proto(half), full_check=True)
+    if precision is Precision.FP16:
+        x = np.random.default_rng(1).standard_normal((4, 3, 2, 2)).astype(np.float32)
+        np.testing.assert_allclose(evaluate(half, x), evaluate(model, x), atol=1e-2)
+
+
+def one_convolution(weight: NDArray[np.float32]) -> ir.Model:
+    return model_of([helper.make_node("Conv", ["x", "w"], ["y"], name="conv1")], ["N", 3, 4, 4], {"w": weight})
+
+
+def test_integers_and_shapes_are_not_converted() -> None:
+    model = model_of(
+        [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Reshape", ["r", "shape"], ["y"])],
+        ["N", 3, 4, 4],
+        {"shape": np.asarray([-1, 4, 12], np.int64)},
+    )
+    half = half_from_fp32(model, Precision.FP16)
+    x = np.arange(48, dtype=np.float32).reshape(1, 3, 4, 4)
+    np.testing.assert_array_equal(evaluate(half, x), x.reshape(1, 4, 12))
+
+
+@pytest.mark.parametrize("value", [65_520.0, -1e6, np.inf, np.nan])
+def test_a_weight_that_does_not_fit_fp16_is_an_error(value: float) -> None:
+    weight = np.ones((2, 3, 1, 1), np.float32)
+    weight[1, 2] = value
+    with pytest.raises(GraphError, match="do not fit FP16") as caught:
+        half_from_fp32(one_convolution(weight), Precision.FP16)
+    assert caught.value.remedy
+
+
+def test_the_largest_value_of_fp16_fits_and_bf16_takes_more() -> None:
+    weight = np.full((2, 3, 1, 1), 65_504.0, np.float32)
+    half_from_fp32(one_convolution(weight), Precision.FP16)
+    half_from_fp32(one_convolution(weight * 1000), Precision.BF16)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+def test_other_precisions_are_refused(precision: Precision) -> None:
+    with pytest.raises(GraphError, match="16 bits"):
+        half_from_fp32(small_graph(), precision)

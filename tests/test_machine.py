@@ -1,0 +1,137 @@
+"""What is said of the machine is what the system says, and nothing that names a person."""
+
+from __future__ import annotations
+
+import builtins
+import ctypes
+import json
+import os
+import platform
+from typing import Any
+
+import pytest
+
+from alexnet_deploy import machine
+
+
+class Driver:
+    """Stands in for libcuda."""
+
+    def __init__(self, devices: int, *, starts: bool = True, counts: bool = True) -> None:
+        self._devices, self._starts, self._counts = devices, starts, counts
+
+    def cuInit(self, _flags: int) -> int:
+        return 0 if self._starts else 100
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        if not self._counts:
+            return 3
+        count._obj.value = self._devices
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("driver", "count"),
+    [
+        (Driver(0), 0),
+        (Driver(1), 1),
+        (Driver(4), 4),
+        (Driver(4, starts=False), 0),
+        (Driver(4, counts=False), 0),
+        (None, 0),
+    ],
+)
+def test_gpus_are_counted_by_the_driver(driver: Driver | None, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_name: str) -> Driver:
+        if driver is None:
+            raise OSError("libcuda.so.1: cannot open shared object file")
+        return driver
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert machine.count_gpus.__wrapped__() == count
+
+
+def test_a_version_is_the_installed_ones_or_none() -> None:
+    import numpy as np
+
+    assert machine.version_of("numpy") == np.__version__
+    assert machine.version_of("no-such-distribution") is None
+
+
+def test_tool_versions_leave_out_what_is_not_installed() -> None:
+    assert set(machine.tool_versions("numpy", "no-such-distribution")) == {"numpy"}
+
+
+def test_the_environment_is_plain_json_with_no_host_user_or_path_among_it() -> None:
+    values = machine.environment()
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert set(values) == {
+        "cpu", "cpu_family", "cpus", "cpu_flags", "memory_bytes", "gpus", "system", "python", "packages",
+    }  # fmt: skip
+    assert values["system"] == f"{platform.system()} {platform.machine()}"
+    assert values["python"] == platform.python_version()
+    assert values["packages"]["torch"] == machine.version_of("torch")
+    assert values["cpus"] == machine.usable_cpus() >= 1
+    assert values["memory_bytes"] > 0
+    assert values["cpu"]
+
+
+def test_usable_cpus_are_those_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 3, 5}, raising=False)
+    assert machine.usable_cpus() == 3
+
+
+def test_usable_cpus_are_all_where_there_is_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert machine.usable_cpus() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert machine.usable_cpus() == 1
+
+
+def test_cpu_flags_are_words_and_empty_where_linux_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_named: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    assert machine.cpu_flags() == frozenset()
+    assert machine.environment()["cpu_flags"] == []
+
+
+def test_the_processors_fields_are_read_from_linux(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    table = tmp_path / "cpuinfo"
+    table.write_text("processor\t: 0\nmodel name\t: A CPU: fast\nflags\t\t: fpu avx2 amx_int8\n\nprocessor\t: 1\n")
+    real = open
+
+    def redirected(path: str, *args: Any, **named: Any) -> Any:
+        return real(table if path == "/proc/cpuinfo" else path, *args, **named)
+
+    monkeypatch.setattr(builtins, "open", redirected)
+    assert machine.cpu_flags() == {"fpu", "avx2", "amx_int8"}
+    assert machine.environment()["cpu"] == "A CPU: fast"
+    assert machine.environment()["cpu_flags"] == ["avx2", "amx_int8"]
+
+
+def test_without_glibc_freed_memory_is_left_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(_name: str) -> None:
+        raise OSError
+
+    monkeypatch.setattr(ctypes, "CDLL", absent)
+    assert machine.keep_freed_memory() is False
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
+    assert machine.keep_freed_memory() is False
+
+
+@pytest.mark.parametrize(("answers", "kept"), [((1, 1), True), ((0, 1), False), ((1, 0), False)])
+def test_freed_memory_is_kept_where_glibc_takes_both_limits(
+    answers: tuple[int, int], kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Libc:
+        asked: tuple[int, ...] = ()
+
+        def mallopt(self, parameter: int, _value: int) -> int:
+            self.asked += (parameter,)
+            return answers[len(self.asked) - 1]
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: Libc())
+    assert machine.keep_freed_memory() is kept
