@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from alexnet_deploy.errors import DataError, ImageError
+from alexnet_deploy.errors import DataError, ImageError, InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,7 +96,7 @@ class FolderSource(ImageSource):
             self.paths += files
             labels += [label] * len(files)
         if not self.paths:
-            raise DataError(
+            raise InputError(
                 f"{folder} holds no images",
                 got=f"{len(found)} folders and no file that ends in {', '.join(sorted(IMAGE_SUFFIXES))}",
                 expected="one folder a class with images in it",
