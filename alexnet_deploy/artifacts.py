@@ -58,6 +58,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_writable(folder: Path) -> None:
+    """Makes the folder and checks that a file can be written there: before the work, not after it.
+
+    Raises:
+        ArtifactError: It cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".probe", dir=folder)
+        os.close(handle)
+        os.unlink(name)
+    except OSError as exc:
+        raise _cannot_write(folder, exc) from exc
+
+
 def _publish(temporary: Path, path: Path) -> None:
     try:
         with temporary.open("rb+") as file:

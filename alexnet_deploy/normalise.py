@@ -50,6 +50,8 @@ def normalise(model: ir.Model, *, opset: int = DEFAULT_OPSET, rename: bool = Fal
     Raises:
         GraphError: The graph has no single image input, or cannot be converted.
     """
+    from onnx_ir.passes import common
+
     input_shape(model)
     changes: list[str] = []
     current = _with_opset(model, opset, changes)
@@ -63,6 +65,7 @@ def normalise(model: ir.Model, *, opset: int = DEFAULT_OPSET, rename: bool = Fal
         count = run(current)
         if count:
             changes.append(f"{count} {text}")
+    common.RemoveUnusedNodesPass()(current)
     if _make_batch_dynamic(current):
         changes.append("batch made dynamic")
     current = inferred_copy(current)

@@ -125,7 +125,7 @@ class Preprocessing:
                 mean=_three_floats(values["mean"]),
                 std=_three_floats(values["std"]),
             )
-        except (TypeError, ValueError, KeyError, AttributeError) as exc:
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as exc:
             raise InputError("the preprocessing description cannot be read", got=exc) from exc
 
     @property

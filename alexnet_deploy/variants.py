@@ -145,7 +145,7 @@ class NetworkSpec:
                 image_size=int(values["image_size"]),
                 softmax=bool(values["softmax"]),
             )
-        except (TypeError, ValueError, KeyError) as exc:
+        except (TypeError, ValueError, KeyError, OverflowError) as exc:
             raise InputError("the network description cannot be read", got=repr(exc)) from exc
 
 

@@ -17,7 +17,7 @@ from alexnet_deploy.artifacts import write_bytes
 from alexnet_deploy.data.shipped import shipped_folder
 from alexnet_deploy.errors import InputError, WeightsError
 from alexnet_deploy.specs import Preprocessing, Resize
-from alexnet_deploy.variants import DEFAULT_CLASSES, VARIANTS, NetworkSpec, layers_from_network, scaled
+from alexnet_deploy.variants import DEFAULT_CLASSES, FC_FEATURES, VARIANTS, NetworkSpec, layers_from_network, scaled
 
 if TYPE_CHECKING:
     import torch
@@ -204,6 +204,16 @@ def _check_tensors(model: str, tensors: dict[str, Tensor], network: AlexNet) -> 
         )
 
 
+def require_checkpoint_name(path: Path) -> None:
+    """Checks that a checkpoint can have that name.
+
+    Raises:
+        InputError: It ends in something else.
+    """
+    if not path.name.endswith((".safetensors", ".safetensors.zst")):
+        raise InputError(f"{path} cannot be a checkpoint", expected="a name in .safetensors or .safetensors.zst")
+
+
 def save_checkpoint(network: AlexNet, info: ModelInfo, path: Path, *, half: bool = False) -> None:
     """Writes a checkpoint; `.zst` compresses it.
 
@@ -220,8 +230,7 @@ def save_checkpoint(network: AlexNet, info: ModelInfo, path: Path, *, half: bool
     import torch
     from safetensors.torch import save
 
-    if not path.name.endswith((".safetensors", ".safetensors.zst")):
-        raise InputError(f"{path} cannot be a checkpoint", expected="a name in .safetensors or .safetensors.zst")
+    require_checkpoint_name(path)
     stored: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}
     for name, tensor in network.state_dict().items():
@@ -265,7 +274,7 @@ def _dense_from_sparse(path: Path, name: str, shape: list[int], tensors: dict[st
     count = math.prod(shape)
     packed, nonzero = tensors.pop(f"{name}.mask"), tensors.pop(f"{name}.nonzero")
     mask = torch.from_numpy(np.unpackbits(packed.numpy())[:count].astype(bool))
-    if mask.numel() != count or int(mask.sum()) != nonzero.numel():
+    if nonzero.dim() != 1 or mask.numel() != count or int(mask.sum()) != nonzero.numel():
         raise WeightsError(f"{path}: the sparse tensor {name} is damaged", remedy="fetch the file again")
     flat = torch.zeros(count, dtype=nonzero.dtype)
     flat[mask] = nonzero
@@ -322,13 +331,11 @@ def _safetensors_metadata(data: bytes) -> dict[str, str]:
 
 
 def _tensors_from_torch_file(path: Path) -> dict[str, Tensor]:
-    import pickle
-
     import torch
 
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as exc:
+    except Exception as exc:  # a damaged file raises whatever its bytes lead torch into
         raise InputError(
             f"{path} cannot be read as weights",
             got=str(exc).split("\n")[0],
@@ -371,7 +378,7 @@ def spec_from_tensors(where: str, tensors: dict[str, Tensor], variant: str | Non
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     matches = []
     for name in [variant] if variant else list(VARIANTS):
-        width = _width_from_shape(name, shapes["conv1.weight"])
+        width = _width_from_shape(shapes["fc6.weight"])
         try:
             spec = NetworkSpec(variant=name, classes=shapes["fc8.weight"][0], width=width, image_size=image_size)
             layers = {f"{layer.name}.weight": layer.weight_shape for layer in layers_from_network(spec)}
@@ -391,11 +398,10 @@ def spec_from_tensors(where: str, tensors: dict[str, Tensor], variant: str | Non
     return matches[0]
 
 
-def _width_from_shape(variant: str, conv1: tuple[int, ...]) -> float:
-    full = VARIANTS[variant].filters[0] if variant in VARIANTS else 96
-    channels = conv1[0] if conv1 else full
-    width = channels / full
-    return width if scaled(full, width) == channels else 1.0
+def _width_from_shape(fc6: tuple[int, ...]) -> float:
+    """The fully connected layers are the widest, and so tell the multiplier best."""
+    width = fc6[0] / FC_FEATURES if fc6 else 1.0
+    return width if fc6 and scaled(FC_FEATURES, width) == fc6[0] else 1.0
 
 
 def _tensors_from_torchvision() -> tuple[dict[str, Tensor], ModelInfo]:

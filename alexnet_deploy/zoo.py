@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from alexnet_deploy.errors import WeightsError
 from alexnet_deploy.graph import info_of, input_shape, read_graph, weighted_nodes
+from alexnet_deploy.lrn.lowering import lrn_nodes, spec_of
 from alexnet_deploy.weights import ModelInfo, imagenet_preprocessing, spec_from_tensors
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def tensors_from_onnx(path: Path, variant: str | None) -> tuple[dict[str, Tensor
             got=", ".join(list(model.graph.initializers)[:4]),
             expected="conv1_w_0 … (the ONNX zoo) or conv1.weight … (our exports)",
         )
-    spec = spec_from_tensors(str(path), tensors, variant or _caffe_variant(model), side or 0)
+    spec = spec_from_tensors(str(path), tensors, variant or _variant_of(model), side or 0)
     return tensors, ModelInfo(name=path.stem, network=spec, preprocessing=imagenet_preprocessing(spec))
 
 
@@ -61,10 +62,14 @@ def _our_name(name: str) -> str | None:
     return name if re.match(r"^(conv\d|fc\d)\.(weight|bias)$", name) else None
 
 
-def _caffe_variant(model: ir.Model) -> str | None:
-    """`bvlc` where LRN reads a ReLU, `caffenet` where it reads a pool; None without LRN."""
-    for node in model.graph:
-        if node.op_type == "LRN" and node.inputs[0] is not None:
-            producer = node.inputs[0].producer()
-            return "caffenet" if producer is not None and producer.op_type == "MaxPool" else "bvlc"
-    return None
+def _variant_of(model: ir.Model) -> str | None:
+    """Tells apart what has the same shapes: by the constants of LRN, by its place, and by the padding of conv1."""
+    nodes = lrn_nodes(model)
+    if not nodes or nodes[0].inputs[0] is None:
+        return None
+    if spec_of(nodes[0]).bias != 1.0:
+        first = next(layer.node for layer in weighted_nodes(model))
+        pads = first.attributes.get("pads")
+        return "paper" if pads is not None and any(pads.as_ints()) else "unpadded"
+    producer = nodes[0].inputs[0].producer()
+    return "caffenet" if producer is not None and producer.op_type == "MaxPool" else "bvlc"

@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_deploy import __version__
-from alexnet_deploy.artifacts import fits, passport_path, read_passport, sha256_of, write_bytes, write_passport
-from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.artifacts import (
+    fits,
+    passport_path,
+    read_passport,
+    require_writable,
+    sha256_of,
+    write_bytes,
+    write_passport,
+)
+from alexnet_deploy.errors import InputError
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.specs import fingerprint
 
@@ -90,15 +98,7 @@ class Workspace:
                 expected="a file with its passport beside it, or no file",
                 remedy="move it away, or name another file with --output or --workdir",
             )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            probe = path.parent / f".{path.name}.probe"
-            probe.touch()
-            probe.unlink()
-        except OSError as exc:
-            raise ArtifactError(
-                f"{path.parent} cannot be written", got=exc.strerror, remedy="name another folder with --workdir"
-            ) from exc
+        require_writable(path.parent)
 
 
 def _size(size_bytes: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import signal
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet_deploy.artifacts import write_bytes
-from alexnet_deploy.data.batches import Skipped, batches
+from alexnet_deploy.data.batches import Skipped, batches, undamaged
 from alexnet_deploy.data.preprocessing import resized
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import TrainingError
@@ -31,6 +32,7 @@ from alexnet_deploy.specs import Preprocessing, fingerprint
 from alexnet_deploy.training.options import TrainingOptions, learning_rate_at
 from alexnet_deploy.training.pruning import Pruner
 from alexnet_deploy.training.state import load_state, save_state
+from alexnet_deploy.variants import layers_from_network
 
 _SECONDS_BETWEEN_SAVES = 300.0
 _STEPS_BETWEEN_LOG_LINES = 10
@@ -110,7 +112,17 @@ def train(
         TrainingError: The loss is not finite, or there are too few images.
     """
     keep_freed_memory()
-    run = _Run(network, data, options, files, voice, Skipped() if skip_bad else None)
+    skipped = Skipped() if skip_bad else None
+    if options.train_size is not None:
+        # Raises where the images are too small for the strides and pools.
+        layers_from_network(dataclasses.replace(network.spec, image_size=options.train_size))
+    if options.head_only and skipped is not None:
+        # The features are computed once, so that the damaged images have to be known before.
+        kept = undamaged(data.train, skipped)
+        if not len(kept):
+            raise TrainingError("no image can be read", remedy="check the data")
+        data = dataclasses.replace(data, train=data.train.subset(kept, data.train.name))
+    run = _Run(network, data, options, files, voice, skipped)
     if resume:
         run.resume()
     return run.run()
@@ -191,6 +203,7 @@ class _Run:
         recent: deque[tuple[float, float]] = deque(maxlen=_STEPS_BETWEEN_LOG_LINES)
         with _interruption() as interrupted, self._track() as track, self._log() as log:
             while self.step < self.total_steps:
+                before, end = self.step, (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch
                 for images, labels in self._epoch():
                     loss, accuracy = self._step(images, labels)
                     recent.append((loss, accuracy))
@@ -198,10 +211,16 @@ class _Run:
                     if interrupted.is_set() or time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                         self._save()
                         saved = time.monotonic()
-                    if interrupted.is_set():
+                    if interrupted.is_set() and self.step < end:
                         raise KeyboardInterrupt
+                if self.step == before:
+                    raise TrainingError("no image of the epoch can be read", remedy="check the data")
+                # Batches in which every image was damaged were passed over.
+                self.step = end
                 self.validation_top1 = self._validate()
                 self._end_epoch(log)
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
         self.network.eval()
         self.network.any_size = False
         seconds = max(time.monotonic() - started, 1e-9)
@@ -331,9 +350,17 @@ class _Run:
         self.files.log.parent.mkdir(parents=True, exist_ok=True)
         # Lines past the saved state will be written again.
         lines = self.files.log.read_text().splitlines(keepends=True) if self.step and self.files.log.exists() else []
-        write_bytes(self.files.log, "".join(kept for kept in lines if json.loads(kept)["step"] <= self.step).encode())
+        write_bytes(self.files.log, "".join(line for line in lines if _logged_step(line) <= self.step).encode())
         with self.files.log.open("a") as file:
             yield _Log(file)
+
+
+def _logged_step(line: str) -> float:
+    """Step of a log line; infinite for one that was cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 class _Log:

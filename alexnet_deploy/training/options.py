@@ -56,6 +56,8 @@ class TrainingOptions:
             (self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, ", ".join(OPTIMIZERS)),
             (self.schedule in SCHEDULES, "schedule", self.schedule, ", ".join(SCHEDULES)),
             (self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS)),
+            (0 <= self.weight_decay <= 10, "weight decay", self.weight_decay, "0 to 10"),
+            (0 <= self.seed < 2**31, "seed", self.seed, "0 up to 2**31"),
             (0 <= self.dropout < 1, "dropout", self.dropout, "0 up to 1"),
             (0 <= self.label_smoothing < 1, "label smoothing", self.label_smoothing, "0 up to 1"),
             (0 < self.density <= 1, "density", self.density, "above 0, up to 1"),

@@ -41,6 +41,8 @@ class Pruner:
 
     def density_at(self, step: int) -> float:
         """Share of nonzero weights wanted after `step`."""
+        if step >= self._total_steps - 1:
+            return self._density
         left = max(0.0, 1 - step / max(1, _RAMP_SHARE * self._total_steps))
         return self._density + (1 - self._density) * left**3
 
@@ -52,7 +54,7 @@ class Pruner:
         ramp_ends = round(_RAMP_SHARE * self._total_steps)
         if (step <= ramp_ends and step % _STEPS_BETWEEN_CUTS == 0) or step in (ramp_ends, self._total_steps - 1):
             self._masks = [
-                _largest(weight * mask, self.density_at(step))
+                _largest(weight * mask, self.density_at(step)) & mask
                 for weight, mask in zip(self._weights, self._masks, strict=True)
             ]
         for weight, mask in zip(self._weights, self._masks, strict=True):

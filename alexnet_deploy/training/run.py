@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_deploy.artifacts import atomic_path, write_passport
+from alexnet_deploy.artifacts import atomic_path, require_writable, write_passport
 from alexnet_deploy.data.catalog import open_data
 from alexnet_deploy.data.shipped import Split, shipped_hashes
 from alexnet_deploy.data.sources import ArraySource, ImageSource
@@ -21,7 +21,7 @@ from alexnet_deploy.specs import Preprocessing, Resize, fingerprint
 from alexnet_deploy.training.loop import TrainingData, TrainingFiles, split_for_training, train
 from alexnet_deploy.training.options import TrainingOptions
 from alexnet_deploy.variants import NetworkSpec
-from alexnet_deploy.weights import ModelInfo, load_model, save_checkpoint
+from alexnet_deploy.weights import ModelInfo, load_model, require_checkpoint_name, save_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,8 @@ def checkpoint_from_data(request: TrainingRequest, *, voice: Voice = SILENT) -> 
         InputError: The data or the model is not there, or `resume` finds nothing to resume.
         KeyboardInterrupt: Interrupted; `resume` goes on.
     """
+    require_checkpoint_name(request.output)
+    require_writable(request.output.parent)
     source = open_data(request.data, "train", download=request.download)
     network, info = _start(request, source)
     options = request.options

@@ -57,9 +57,14 @@ def load_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, f
         )
     network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")})
     state: dict[int, dict[str, torch.Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
+            parameter = parameters[int(index)]
+            if tensor.shape == parameter.shape:
+                # Fused optimizers walk over memory, not over elements: the strides must be the parameter's.
+                tensor = torch.empty_like(parameter).copy_(tensor)
             state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

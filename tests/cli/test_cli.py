@@ -1,17 +1,35 @@
-"""Every command does its work on small real input, and says what is wrong with wrong input in one message."""
+"""Commands do what they say, print one document, and end with an exit code and a message that a person can act on."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+import torch
 from PIL import Image
 
-from alexnet_deploy.cli.main import main
+from alexnet_deploy import __version__
+from alexnet_deploy.artifacts import sha256_of
+from alexnet_deploy.cli.main import COMMANDS, main
+from alexnet_deploy.data.catalog import FASHION_MNIST_CLASSES
+from alexnet_deploy.data.preprocessing import batch_from_images
+from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.engines.plan import read_plan
+from alexnet_deploy.graph import read_graph, write_graph
+from alexnet_deploy.pipeline.stages import Deployment
+from alexnet_deploy.precision.table import CalibrationTable
+from alexnet_deploy.specs import Precision, Target
 from tests.conftest import small_info, small_network
+from tests.graphs import CONVOLUTIONS, LINEARS, operators, small_graph
 
 ROW_KEYS = {
     "key", "runtime", "precision", "batch", "threads", "hint", "lrn", "status", "reason", "scope", "latency_ms",
@@ -20,189 +38,511 @@ ROW_KEYS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Ended:
+    """What a command left: its exit code and both streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """Standard output, which must be one JSON document and nothing else."""
+        return json.loads(self.out)
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> Ended:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Ended(ended.value.code, captured.out, captured.err)
+
+    return call
+
+
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One work directory for the module: later commands reuse what earlier ones made."""
-    return tmp_path_factory.mktemp("work")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work directory that the commands of this module share, as a person's are."""
+    return tmp_path_factory.mktemp("cli") / "work"
 
 
-def run(*arguments: object) -> int:
-    """Calls the command line as a shell would, and returns the exit code."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    code = ended.value.code
-    return code if isinstance(code, int) else 0
+@pytest.fixture
+def common(work: Path, small_checkpoint: Path) -> list[object]:
+    return ["--model", small_checkpoint, "--workdir", work, "--quiet"]
 
 
-def png(path: Path) -> Path:
-    """Writes a grey picture."""
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)).save(path)
+@pytest.fixture
+def calibrated(run: Run, common: list[object]) -> list[object]:
+    """After `calibrate` on a few images, which later commands reuse."""
+    assert run("calibrate", *common, "--images", 32).code == 0
+    return common
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three shipped images, one folder down."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "more").mkdir()
+    source = shipped_images(Split.GUARD)
+    for index, name in enumerate(("a.png", "b.png", "more/c.png")):
+        Image.fromarray(source.image(index)).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Someone else's graph, which does not say what it was trained on."""
+    model = small_graph("caffenet")
+    model.metadata_props.clear()
+    path = tmp_path_factory.mktemp("foreign") / "net.onnx"
+    write_graph(model, path)
     return path
 
 
-def test_export_prints_the_path_and_reuses_it(
-    small_checkpoint: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("export", "--model", small_checkpoint, "--workdir", workdir) == 0
-    assert capsys.readouterr().out.strip() == str(workdir / "alexnet.onnx")
-    assert run("export", "--model", small_checkpoint, "--workdir", workdir, "--json") == 0
-    printed = capsys.readouterr()
-    document = json.loads(printed.out)
-    assert document["reused"] and document["passport"]["facts"]["parity"]["max_relative_error"] < 1e-4
-    assert "reusing" in printed.err
+def assert_refused(ended: Ended, code: int, *words: str) -> None:
+    """One readable message on standard error, nothing on standard output."""
+    assert ended.code == code, ended.err
+    assert ended.out == ""
+    assert "Traceback" not in ended.err and "Exception" not in ended.err
+    for word in words:
+        assert word in ended.err, ended.err
+    assert any(mark in ended.err for mark in ("remedy:", "expected:", "Try '", "Usage:")), ended.err
 
 
-def test_export_writes_banded_lrn_under_a_name_of_the_users(
-    small_checkpoint: Path, workdir: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "mine.onnx"
-    arguments = ("export", "--model", small_checkpoint, "--workdir", workdir, "--lrn", "banded", "--output", output)
-    assert run(*arguments) == 0
-    assert output.is_file() and (tmp_path / "mine.onnx.json").is_file()
+# What works.
 
 
-def test_calibrate_writes_a_table_that_inspect_shows(
-    small_checkpoint: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("calibrate", "--model", small_checkpoint, "--workdir", workdir, "--images", 32) == 0
-    assert run("inspect", workdir / "calibration.json") == 0
-    printed = capsys.readouterr().out
-    assert "max over 32 images" in printed and "relu5" in printed
+def test_export_writes_a_graph_and_prints_its_path(run: Run, common: list[object], work: Path) -> None:
+    ended = run("export", *common)
+    assert (ended.code, ended.out, ended.err) == (0, f"{work / 'alexnet.onnx'}\n", "")
+    model = read_graph(work / "alexnet.onnx")
+    assert operators(model).count("LRN") == 2
+    assert (work / "alexnet.onnx.json").is_file()
 
 
-def test_build_engine_int8_proves_every_layer(
-    small_checkpoint: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
+def test_export_says_what_it_did(run: Run, small_checkpoint: Path, work: Path, common: list[object]) -> None:
+    run("export", *common)
+    again = run("export", "--model", small_checkpoint, "--workdir", work)
+    assert again.code == 0 and "reusing" in again.err
+    fresh = run("export", "--model", small_checkpoint, "--workdir", work, "--output", work / "sub" / "other.onnx")
+    assert fresh.code == 0 and fresh.out == f"{work / 'sub' / 'other.onnx'}\n"
+    for words in ("LRN recovered", "parity", "wrote"):
+        assert words in fresh.err
+
+
+def test_export_prints_its_passport_as_one_document(run: Run, common: list[object], work: Path) -> None:
+    document = run("export", *common, "--json").document
+    assert (document["schema"], document["path"]) == (1, str(work / "alexnet.onnx"))
+    assert document["passport"]["sha256"] == sha256_of(work / "alexnet.onnx")
+    assert document["passport"]["facts"]["parity"]["max_relative_error"] < 1e-5
+
+
+def test_export_writes_banded_norms_on_request(run: Run, common: list[object]) -> None:
+    ended = run("export", *common, "--lrn", "banded")
+    assert ended.code == 0
+    assert "LRN" not in operators(read_graph(Path(ended.out.strip())))
+
+
+def test_export_takes_a_foreign_graph(run: Run, foreign: Path, tmp_path: Path) -> None:
+    ended = run("export", "--model", foreign, "--workdir", tmp_path / "work", "--opset", 20, "--preprocessing", "caffe")
+    assert ended.code == 0 and "warning" not in ended.err
+    assert onnx.load(ended.out.strip()).opset_import[0].version == 20
+
+
+def test_calibrate_writes_a_table(run: Run, common: list[object], work: Path) -> None:
+    ended = run("calibrate", *common, "--images", 32)
+    assert (ended.code, ended.out) == (0, f"{work / 'calibration.json'}\n")
+    assert CalibrationTable.read(work / "calibration.json").images == 32
+    document = run("calibrate", *common, "--images", 32, "--json").document
+    assert document["reused"] and document["passport"]["facts"]["images"] == 32
+
+
+def test_build_engine_proves_int8(run: Run, calibrated: list[object], work: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    ended = run("build-engine", *calibrated, "--int8", "--backend", "tensorrt-rtx", "--sm", "sm89")
+    path = work / "alexnet.int8.tensorrt-rtx.sm89.engine"
+    assert (ended.code, ended.out) == (0, f"{path}\n")
+    plan = read_plan(path.read_bytes())
+    assert plan.sms == (89,)
+    assert {layer.name: layer.precision for layer in plan.layers} == dict.fromkeys(CONVOLUTIONS + LINEARS, "int8")
+
+
+def test_build_engine_says_that_the_proof_holds(run: Run, work: Path, small_checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    ended = run(
+        "build-engine", "--model", small_checkpoint, "--workdir", work, "--backend", "tensorrt-rtx", "--sm", "sm89",
+        "--output", tmp_path / "mine.engine",
+    )  # fmt: skip
+    assert ended.code == 0 and ended.out == f"{tmp_path / 'mine.engine'}\n"
+    assert "8 of 8 layers in fp16" in ended.err
+
+
+def test_build_engine_builds_several_precisions_and_prints_one_document(run: Run, calibrated: list[object]) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    ended = run("build-engine", *calibrated, "--fp16", "--int8", "--backend", "tensorrt-rtx", "--sm", "sm89", "--json")
+    assert ended.code == 0
+    text = json.dumps(ended.document)
+    assert "alexnet.fp16." in text and "alexnet.int8." in text
+
+
+def test_an_engine_without_its_precision_ends_with_three(
+    run: Run, calibrated: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    assert run("build-engine", "--int8", "--model", small_checkpoint, "--workdir", workdir, "--sm", "sm89") == 0
-    engine = Path(capsys.readouterr().out.strip())
-    assert engine.name == "alexnet.int8.tensorrt-rtx.sm89.engine"
-    plan = read_plan(engine.read_bytes())
-    assert plan.sms == (89,)
-    assert [layer.name for layer in plan.layers] == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
-    assert {layer.precision for layer in plan.layers} == {"int8"}
-    assert run("inspect", engine, "--json") == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["kind"] == "engine" and document["sms"] == ["sm89"] and document["passport"]["kind"] == "engine"
+    honest = Deployment.graph
+
+    def float_graph(self: Deployment, precision: Precision, target: Target, **options: Any) -> Any:
+        return honest(self, Precision.FP16, target)
+
+    monkeypatch.setattr(Deployment, "graph", float_graph)
+    output = tmp_path / "x.engine"
+    build = ["build-engine", *calibrated, "--int8", "--backend", "tensorrt-rtx", "--sm", "sm89", "--output", output]
+    assert_refused(run(*build), 3, "8 of 8 layers", "fp16", "int8")
+    assert not output.exists()
+    assert run(*build, "--allow-float").code == 0 and output.exists()
 
 
-def test_bench_prints_one_document_with_every_key(
-    small_checkpoint: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["variant", "checkpoint", "onnx", "calibration", "engine"])
+def test_inspect_describes_each_kind(
+    kind: str, run: Run, calibrated: list[object], work: Path, small_checkpoint: Path
 ) -> None:
-    arguments = ("bench", "--model", small_checkpoint, "--workdir", workdir, "--runtime", "onnxruntime-cpu")
-    assert run(*arguments, "--runs", 2, "--images", 32, "--batch", "1,3", "--json") == 0
-    document = json.loads(capsys.readouterr().out)
+    by_kind: dict[str, list[object]] = {
+        "variant": ["--variant", "paper"],
+        "checkpoint": [small_checkpoint],
+        "onnx": [work / "alexnet.onnx"],
+        "calibration": [work / "calibration.json"],
+        "engine": [work / "alexnet.fp16.tensorrt-rtx.sm86.engine"],
+    }
+    arguments = by_kind[kind]
+    if kind == "engine":
+        pytest.importorskip("tensorrt_rtx")
+        assert run("build-engine", *calibrated, "--backend", "tensorrt-rtx", "--sm", "sm86").code == 0
+    text = run("inspect", *arguments)
+    assert text.code == 0 and text.err == ""
+    document = run("inspect", *arguments, "--json").document
+    assert document["kind"] == kind
+    names = list(document["tensors"]) if kind == "calibration" else [layer["name"] for layer in document["layers"]]
+    for name in names:
+        if not name.startswith(("relu", "drop")):
+            assert name in text.out
+    if kind != "variant":
+        assert document["passport"] is None or document["passport"]["sha256"] == document["sha256"]
+
+
+def test_inspect_draws_a_variant(run: Run, tmp_path: Path) -> None:
+    ended = run("inspect", "--variant", "owt", "--draw", tmp_path / "net.svg", "--json")
+    assert ended.code == 0 and ended.document["network"]["variant"] == "owt"
+    assert (tmp_path / "net.svg").read_text().startswith("<svg")
+
+
+def expected_labels(paths: list[Path]) -> list[str]:
+    images = [np.asarray(Image.open(path)) for path in paths]
+    with torch.inference_mode():
+        logits = small_network()(torch.from_numpy(batch_from_images(images, small_info().preprocessing)))
+    return [FASHION_MNIST_CLASSES[index] for index in logits.argmax(1).tolist()]
+
+
+def test_predict_names_what_torch_names(run: Run, common: list[object], pictures: Path) -> None:
+    paths = [pictures / "a.png", pictures / "b.png", pictures / "more" / "c.png"]
+    ended = run("predict", pictures, *common, "--json", "--threads", 1)
+    assert ended.code == 0
+    found = ended.document["predictions"]
+    assert [entry["path"] for entry in found] == [str(path) for path in paths]
+    assert [entry["classes"][0][0] for entry in found] == expected_labels(paths)
+    for entry in found:
+        shares = [share for _, share in entry["classes"]]
+        assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1 + 1e-9
+
+
+def test_predict_prints_five_lines_below_each_image(run: Run, common: list[object], pictures: Path) -> None:
+    ended = run("predict", pictures / "a.png", *common)
+    lines = ended.out.splitlines()
+    assert ended.code == 0 and lines[0] == str(pictures / "a.png") and len(lines) == 6
+    assert all("%" in line for line in lines[1:])
+
+
+def test_predict_takes_labels_and_int8(run: Run, calibrated: list[object], pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("\n".join(f"class {index}" for index in range(10)))
+    ended = run("predict", pictures / "a.png", *calibrated, "--labels", tmp_path / "labels.txt", "--precision", "int8")
+    assert ended.code == 0 and ended.out.splitlines()[1].split("%")[1].strip().startswith("class ")
+
+
+def test_doctor_says_what_is_here(run: Run) -> None:
+    text, document = run("doctor"), run("doctor", "--json").document
+    assert text.code == 0 and text.err == ""
+    assert set(document) == {"schema", "environment", "findings"}
+    for finding in document["findings"]:
+        assert finding["subject"] in text.out
+        assert set(finding) == {"subject", "state", "detail", "remedy"}
+
+
+def test_bench_measures_and_prints_one_document(run: Run, calibrated: list[object], work: Path, tmp_path: Path) -> None:
+    output = tmp_path / "mine.json"
+    ended = run(
+        "bench", *calibrated, "--runs", 2, "--batch", "1,4", "--runtime", "onnxruntime-cpu", "--images", 64,
+        "--threads", 1, "--output", output, "--json",
+    )  # fmt: skip
+    assert ended.code == 0 and ended.err == ""
+    document = ended.document
+    assert document == json.loads(output.read_text())
+    assert output.with_suffix(".html").read_text().startswith("<!doctype html>")
     assert [row["key"] for row in document["rows"]] == [
-        "onnxruntime-cpu/fp32/1", "onnxruntime-cpu/fp32/3", "onnxruntime-cpu/int8/1", "onnxruntime-cpu/int8/3",
-    ]  # fmt: skip
+        f"onnxruntime-cpu/{precision}/{batch}" for precision in ("fp32", "int8") for batch in (1, 4)
+    ]
     for row in document["rows"]:
-        assert row.keys() == ROW_KEYS and row["status"] == "ok" and len(row["samples_ms"]) == 2
-    assert document["rows"][0]["agreement"] == 1.0
-    assert "<h1>small</h1>" in (workdir / "report.html").read_text()
+        assert set(row) == ROW_KEYS
+        assert (row["status"], row["reason"], row["lrn"], row["threads"]) == ("ok", None, "banded", 1)
+        assert len(row["samples_ms"]) == row["latency_ms"]["runs"] == 2
+        assert row["latency_ms"]["median"] > 0 and row["throughput_ips"] > 0 and row["cold_start_ms"] > 0
+        assert row["peak_memory_bytes"] > 40_000_000
+        assert 0 <= row["top1"] <= row["top5"] <= 1
+    fp32, int8 = document["rows"][0], document["rows"][2]
+    assert (fp32["agreement"], fp32["sqnr_db"]) == (1.0, None)
+    assert int8["agreement"] >= 0.9 and int8["sqnr_db"] > 20
+    assert int8["size_bytes"] == (work / "alexnet.int8.onnxruntime-cpu.onnx").stat().st_size
+    assert document["data"] == {"name": document["data"]["name"], "images": 64, "skipped": 0, "labelled": True}
+    assert document["model"]["name"] == "small" and document["options"]["runs"] == 2
 
 
-def test_predict_reads_files_and_folders(
-    small_checkpoint: Path, workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_bench_of_what_cannot_run_gives_rows_with_reasons(
+    run: Run, common: list[object], work: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "folder").mkdir()
-    pictures = [png(tmp_path / "one.png"), png(tmp_path / "folder" / "two.png")]
-    arguments = ("predict", pictures[0], tmp_path / "folder", "--model", small_checkpoint, "--workdir", workdir)
-    assert run(*arguments, "--json") == 0
-    found = json.loads(capsys.readouterr().out)["predictions"]
-    assert [entry["path"] for entry in found] == [str(path) for path in pictures]
-    assert found[0]["classes"] == found[1]["classes"] and len(found[0]["classes"]) == 5
+    run("export", *common)
+    ended = run(
+        "bench", "--model", work / "alexnet.onnx", "--workdir", tmp_path, "--runtime", "torch", "--runs", 1, "--quiet"
+    )
+    assert ended.code == 0
+    assert "torch fp32: skipped: " in ended.out and "ONNX" in ended.out
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert {row["status"] for row in rows} == {"skipped"} and all(row["reason"] for row in rows)
+    assert (tmp_path / "report.html").is_file()
 
 
-def test_inspect_prints_a_variant_and_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    drawing = tmp_path / "paper.svg"
-    assert run("inspect", "--variant", "paper", "--draw", drawing) == 0
-    printed = capsys.readouterr().out
-    assert "60,965,224" in printed and "floor((224 + 2*2 - 11) / 4) + 1 = 55" in printed
-    assert drawing.read_text().startswith("<svg") and "norm2" in drawing.read_text()
+def test_help_lists_every_command(run: Run) -> None:
+    ended = run("--help")
+    assert ended.code == 0
+    for name, text in COMMANDS.items():
+        assert name in ended.out and text.split()[0] in ended.out
 
 
-def test_the_shipped_model_is_what_its_card_says(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("inspect", "--json") == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["size_bytes"] <= 16_000_000
-    assert document["model"]["network"] == {
-        "variant": "paper", "classes": 10, "width": 1.0, "image_size": 224, "softmax": False,
-    }  # fmt: skip
-    assert document["density"]["fc6"] == pytest.approx(0.04, abs=1e-3)
-    assert document["density"]["conv3"] > 0.99
+def test_version(run: Run) -> None:
+    ended = run("--version")
+    assert ended.code == 0 and __version__ in ended.out
 
 
-def test_doctor_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("doctor", "--json") == 0
-    findings = {finding["subject"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
-    assert findings["torch"]["state"] == "ok"
-    assert all(finding["remedy"] for finding in findings.values() if finding["state"] == "missing")
+# What is refused.
 
 
-def _other_network(folder: Path) -> Path:
-    """A checkpoint whose tensors are not those that its description says."""
-    import dataclasses
-
-    from alexnet_deploy.weights import save_checkpoint
-
-    info = small_info("owt")
-    path = folder / "other.safetensors"
-    save_checkpoint(small_network("paper"), dataclasses.replace(info, labels=()), path)
-    return path
-
-
-def _text(folder: Path) -> Path:
-    path = folder / "text.onnx"
-    path.write_text("hello\n")
-    return path
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("exprot", "export"), ("build_engine", "build-engine"), ("benchmark", "bench"), ("infer", None)],
+)
+def test_an_unknown_command_is_answered_with_the_nearest(run: Run, wrong: str, right: str | None) -> None:
+    ended = run(wrong)
+    assert_refused(ended, 2, wrong)
+    assert ("Did you mean" in ended.err) == (right is not None)
+    assert right is None or f"Did you mean {right}?" in ended.err
 
 
-def _empty(folder: Path) -> Path:
-    path = folder / "empty"
-    path.mkdir()
-    return path
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_option_is_a_usage_error(run: Run, command: str) -> None:
+    assert_refused(run(command, "--modle", "x"), 2, "--modle")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["export", "--opset", "17"],
+        ["export", "--lrn", "plugin"],
+        ["calibrate", "--images", "0"],
+        ["calibrate", "--images", "many"],
+        ["build-engine", "--backend", "cuda"],
+        ["build-engine", "--sm", "sm99"],
+        ["build-engine", "--min-batch", "9"],
+        ["build-engine", "--fp16", "--int8", "--output", "x.engine"],
+        ["build-engine", "--calibration", "nothing.json", "--int8"],
+        ["bench", "--runtime", "tflite"],
+        ["bench", "--batch", "one"],
+        ["bench", "--batch", "0"],
+        ["bench", "--runs", "0"],
+        ["bench", "--threads", "0"],
+        ["inspect", "--draw", "net.svg"],
+        ["inspect", "--variant", "vgg"],
+        ["inspect", "--variant", "paper", "--image-size", "20"],
+        ["inspect", "--variant", "paper", "--classes", "0"],
+        ["predict"],
+    ],
+    ids=" ".join,
+)
+def test_values_that_cannot_be_are_usage_errors(run: Run, common: list[object], arguments: list[str]) -> None:
+    options = [] if arguments[0] == "inspect" else common
+    assert_refused(run(*arguments, *options), 2)
+
+
+def test_turing_and_int8_do_not_go_together(run: Run, common: list[object]) -> None:
+    assert_refused(run("build-engine", *common, "--int8", "--sm", "sm75,sm86"), 2, "SM75", "int8", "--fp16")
+
+
+def test_one_output_for_two_engines_is_refused(run: Run, common: list[object]) -> None:
+    assert_refused(run("build-engine", *common, "--fp32", "--fp16", "--output", "x.engine"), 2, "--output", "several")
+
+
+def test_a_table_without_int8_is_refused(run: Run, calibrated: list[object], work: Path) -> None:
+    ended = run("build-engine", *calibrated, "--fp16", "--calibration", work / "calibration.json")
+    assert_refused(ended, 2, "--calibration", "--int8")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
+def test_a_backend_that_is_not_installed_says_how_to_get_it(run: Run, common: list[object]) -> None:
+    ended = run("build-engine", *common, "--backend", "tensorrt")
+    assert_refused(ended, 1, "tensorrt", "pip install 'alexnet-deploy[tensorrt]'")
+
+
+@pytest.mark.parametrize("command", ["export", "calibrate", "build-engine", "bench"])
+def test_a_missing_model_is_refused(run: Run, command: str, work: Path) -> None:
+    ended = run(command, "--model", "nothing.safetensors", "--workdir", work)
+    assert_refused(ended, 2, "nothing.safetensors", "expected:")
+
+
+def test_a_missing_model_is_refused_by_predict_and_inspect(run: Run, work: Path, pictures: Path) -> None:
+    ended = run("predict", pictures, "--model", "nothing.safetensors", "--workdir", work)
+    assert_refused(ended, 2, "nothing.safetensors")
+    assert_refused(run("inspect", "nothing.safetensors"), 2, "nothing.safetensors")
+
+
+def test_a_folder_is_no_model(run: Run, work: Path, tmp_path: Path) -> None:
+    assert_refused(run("export", "--model", tmp_path, "--workdir", work), 2, "a folder")
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.safetensors", "a.safetensors.zst", "a.pth", "a.pt", "a.tflite"])
+def test_a_text_by_another_name_is_no_model(run: Run, work: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("this is not what its name says\n")
+    assert_refused(run("export", "--model", path, "--workdir", tmp_path / "work"), 2, name)
+
+
+def test_weights_of_another_variant_are_refused(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "owt.pth"
+    torch.save(small_network("owt").state_dict(), path)
+    ended = run("export", "--model", path, "--variant", "paper", "--workdir", tmp_path / "work")
+    assert_refused(ended, 1, "owt.pth", "got:", "expected:")
+
+
+def test_a_work_directory_that_is_a_file_is_refused(run: Run, small_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "work").write_text("a file")
+    ended = run("export", "--model", small_checkpoint, "--workdir", tmp_path / "work")
+    assert_refused(ended, 2, "work", "is a file")
+    inside = run("export", "--model", small_checkpoint, "--workdir", tmp_path / "work" / "inside")
+    assert_refused(inside, 1, "cannot be written", "--workdir")
+    assert (tmp_path / "work").read_text() == "a file"
+
+
+def test_a_graph_is_not_written_over_itself(run: Run, foreign: Path, tmp_path: Path) -> None:
+    before = foreign.read_bytes()
+    ended = run("export", "--model", foreign, "--workdir", tmp_path / "work", "--output", foreign)
+    assert_refused(ended, 2, "own source", "--output")
+    assert foreign.read_bytes() == before
+
+
+def test_a_file_of_someone_else_is_not_written_over(run: Run, common: list[object], tmp_path: Path) -> None:
+    output = tmp_path / "alexnet.onnx"
+    output.write_bytes(b"someone's work")
+    assert_refused(run("export", *common, "--output", output), 2, "alexnet.onnx", "did not make it")
+    assert output.read_bytes() == b"someone's work"
+
+
+def test_a_folder_without_images_is_refused_before_anything_is_made(
+    run: Run, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    ended = run("predict", tmp_path / "empty", "--model", small_checkpoint, "--workdir", tmp_path / "work")
+    assert_refused(ended, 2, "no images")
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_missing_image_is_refused(run: Run, common: list[object]) -> None:
+    assert_refused(run("predict", "nothing.png", *common), 2, "nothing.png")
+
+
+def test_a_damaged_image_is_named(run: Run, common: list[object], tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    assert_refused(run("predict", tmp_path / "broken.png", *common), 1, "broken.png")
+
+
+def test_labels_that_do_not_fit_are_refused(run: Run, common: list[object], pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("one\ntwo\n")
+    ended = run("predict", pictures / "a.png", *common, "--labels", tmp_path / "labels.txt")
+    assert_refused(ended, 2, "labels", "got: 2", "expected: 10")
+
+
+@pytest.mark.parametrize("content", ["not json", "{}"])
+def test_a_file_that_is_no_table_is_refused(run: Run, calibrated: list[object], tmp_path: Path, content: str) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    (tmp_path / "table.json").write_text(content)
+    ended = run(
+        "build-engine", *calibrated, "--int8", "--backend", "tensorrt-rtx", "--calibration", tmp_path / "table.json"
+    )
+    assert_refused(ended, 2, "table.json", "alexnet-deploy calibrate")
+
+
+def test_data_that_is_not_there_is_refused(run: Run, common: list[object]) -> None:
+    assert_refused(run("calibrate", *common, "--data", "no/such/folder"), 2, "no/such/folder")
+
+
+def test_a_model_of_unknown_classes_asks_for_its_images(run: Run, foreign: Path, tmp_path: Path) -> None:
+    ended = run("calibrate", "--model", foreign, "--workdir", tmp_path, "--quiet")
+    assert_refused(ended, 2, "calibration images", "--data")
+
+
+@pytest.mark.parametrize("command", ["build-engine", "bench", "predict"])
+def test_commands_without_calibration_data_point_to_the_one_that_takes_it(
+    run: Run, foreign: Path, tmp_path: Path, pictures: Path, command: str
+) -> None:
+    options: dict[str, list[object]] = {
+        "build-engine": ["--int8", "--backend", "tensorrt-rtx"],
+        "bench": ["--runtime", "onnxruntime-cpu", "--runs", 1, "--images", 2],
+        "predict": [pictures / "a.png", "--precision", "int8"],
+    }
+    if command == "build-engine":
+        pytest.importorskip("tensorrt_rtx")
+    ended = run(command, *options[command], "--model", foreign, "--workdir", tmp_path / "work", "--quiet")
+    assert "alexnet-deploy calibrate" in ended.out + ended.err
+
+
+def test_an_interrupt_ends_with_its_own_code(run: Run, common: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Deployment, output: Path | None = None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Deployment, "fp32_graph", interrupted)
+    ended = run("export", *common)
+    assert (ended.code, ended.out) == (130, "") and "interrupted" in ended.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("exprt",), 2, "Did you mean export"),
-        (("export", "--nonsense"), 2, "nonsense"),
-        (("export", "--model", "nothere.pth"), 2, "expected: shipped"),
-        (("export", "--model", _text), 2, "not a valid ONNX file"),
-        (("export", "--model", _other_network), 1, "remedy: name another --variant"),
-        (("export", "--workdir", _text), 2, "is a file"),
-        (("predict",), 2, "IMAGES"),
-        (("predict", "nothere.png"), 2, "remedy: check the path"),
-        (("predict", _empty), 2, "holds no images"),
-        (("train", "--data", "nothere"), 2, "expected: fashion-mnist"),
-        (("train", "--data", _empty), 2, "holds no images"),
-        (("inspect", "nothere"), 2, "expected: a checkpoint"),
-        (("inspect", _empty), 2, "got: a folder"),
-        (("build-engine", "--int8", "--sm", "sm75"), 2, "SM75 cannot hold int8"),
-        (("build-engine", "--sm", "sm1"), 2, "no such SM"),
-        (("build-engine", "--int8", "--fp16", "--output", "x.engine"), 2, "names one file"),
-        (("build-engine", "--fp16", "--min-batch", "4"), 2, "1 <= min <= opt <= max"),
-        (("bench", "--batch", "many"), 2, "not a list of batch sizes"),
-        (("bench", "--runtime", "nothing"), 2, "expected: torch"),
+        (["--version"], 0, ""),
+        (["exprot"], 2, "Did you mean export?"),
+        (["inspect", "nothing.onnx"], 2, "no file 'nothing.onnx'"),
+        (["bench", "--runtime", "tflite"], 2, "tflite"),
     ],
+    ids=["version", "unknown-command", "missing-file", "unknown-runtime"],
 )
-def test_wrong_input_gets_one_message_and_the_right_code(
-    arguments: tuple[object, ...], code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_process_itself_ends_with_the_code(
+    arguments: list[str], code: int, words: str, small_checkpoint: Path
 ) -> None:
-    given = [argument(tmp_path) if callable(argument) else argument for argument in arguments]
-    before = set(tmp_path.rglob("*"))
-    assert run(*given) == code
-    printed = capsys.readouterr()
-    assert words in printed.err and "Traceback" not in printed.err and printed.out == ""
-    left = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
-    assert not left
-
-
-def test_an_unwritable_work_directory_is_refused_before_the_work(
-    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").write_text("")
-    assert run("export", "--model", small_checkpoint, "--workdir", tmp_path / "file" / "below") == 1
-    printed = capsys.readouterr().err
-    assert "cannot be written" in printed and "remedy: name another folder with --workdir" in printed
+    options = ["--model", str(small_checkpoint)] if arguments[0] == "bench" else []
+    done = subprocess.run(
+        [sys.executable, "-m", "alexnet_deploy", *arguments, *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    assert words in done.stderr and "Traceback" not in done.stderr
+    assert (done.stdout == "") == (code != 0)

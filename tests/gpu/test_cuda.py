@@ -1,25 +1,30 @@
-"""ONNX Runtime on CUDA computes what it computes on the CPU."""
+"""ONNX Runtime on a CUDA device computes what it computes on the CPU."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from alexnet_deploy.pipeline.stages import Deployment
-from alexnet_deploy.pipeline.workspace import Workspace
+from alexnet_deploy.graph import write_graph
+from alexnet_deploy.precision.half import half_from_fp32
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import SessionSpec
 from alexnet_deploy.specs import Precision
-from tests.conftest import SMALL_SIDE
+from tests.graphs import relative_error, shipped_batch, small_graph
 
 
-def test_cuda_agrees_with_the_cpu(small_checkpoint: Path, tmp_path: Path) -> None:
-    graph = Deployment(Workspace(folder=tmp_path), model=str(small_checkpoint)).fp32_graph()
-    images = np.random.default_rng(0).standard_normal((5, 3, SMALL_SIDE, SMALL_SIDE)).astype(np.float32)
-    outputs = []
-    for runtime in ("onnxruntime-cpu", "onnxruntime-cuda"):
-        spec = SessionSpec(runtime=runtime, precision=Precision.FP32, path=graph.path, threads=2)
-        with open_session(spec) as session:
-            outputs.append(session.run(images))
-    np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-3 * np.abs(outputs[0]).max())
+@pytest.mark.parametrize(("precision", "tolerance"), [(Precision.FP32, 2e-3), (Precision.FP16, 2e-2)])
+def test_cuda_agrees_with_the_cpu(precision: Precision, tolerance: float, tmp_path: Path) -> None:
+    """CUDA may take TF32 for FP32 products, which has eleven bits."""
+    images, fp32, path = shipped_batch(16), tmp_path / "fp32.onnx", tmp_path / "graph.onnx"
+    write_graph(small_graph(), fp32)
+    write_graph(small_graph() if precision is Precision.FP32 else half_from_fp32(small_graph(), precision), path)
+    reference = SessionSpec(runtime="onnxruntime-cpu", precision=Precision.FP32, path=fp32, threads=2)
+    cuda = SessionSpec(runtime="onnxruntime-cuda", precision=precision, path=path, threads=2)
+    with open_session(reference) as cpu, open_session(cuda) as gpu:
+        expected, got = cpu.run(images), gpu.run(images)
+        assert relative_error(got, expected) < tolerance
+        assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 15 / 16
+        np.testing.assert_allclose(gpu.run(images[:1]), got[:1], atol=tolerance * float(np.abs(expected).max()))

@@ -37,7 +37,12 @@ from tests.graphs import (
     small_table,
 )
 
-SYMMETRIC = [Target.TENSORRT, Target.TENSORRT_RTX, Target.OPENVINO]
+# These read quantized inputs and give floats; their type of activation, and the largest step of their weights.
+INPUTS_ONLY = {
+    Target.TENSORRT: (np.int8, 127),
+    Target.TENSORRT_RTX: (np.int8, 127),
+    Target.OPENVINO: (np.uint8, 63),
+}
 PLAIN = Preprocessing(image_size=8, resize_size=8, scale=0.01, mean=(1.0,) * 3, std=(1.0,) * 3)
 
 
@@ -114,8 +119,10 @@ def table_of(variant: str) -> CalibrationTable:
 
 
 @pytest.mark.parametrize("variant", ["paper", "caffenet"])
-@pytest.mark.parametrize("target", SYMMETRIC)
-def test_symmetric_targets_get_quantized_inputs_and_float_biases(target: Target, variant: str) -> None:
+@pytest.mark.parametrize(("target", "activation_type", "steps"), [(t, *how) for t, how in INPUTS_ONLY.items()])
+def test_layers_read_quantized_activations_and_weights_and_add_float_biases(
+    target: Target, activation_type: type[np.integer[Any]], steps: int, variant: str
+) -> None:
     original = {node.name: node for node in small_graph(variant).graph}
     nodes = {node.name: node for node in quantized(target, variant).graph}
     for name in CONVOLUTIONS + LINEARS:
@@ -127,13 +134,14 @@ def test_symmetric_targets_get_quantized_inputs_and_float_biases(target: Target,
         assert list(quantize.inputs)[1:] == list(dequantize.inputs)[1:]
         scale, zero_point = array_of(dequantize.inputs[1]), array_of(dequantize.inputs[2])
         assert scale.shape == () and scale.dtype == np.float32
-        expected = table_of(variant).range_of(str(read.name)).symmetric_scale
-        assert float(scale) == pytest.approx(expected, rel=1e-7)
-        assert zero_point.shape == () and zero_point.dtype == np.int8 and zero_point == 0
+        found = table_of(variant).range_of(str(read.name))
+        expected = found.affine if activation_type is np.uint8 else (found.symmetric_scale, 0)
+        assert float(scale) == pytest.approx(expected[0], rel=1e-7)
+        assert zero_point.shape == () and zero_point.dtype == activation_type and zero_point == expected[1]
 
         weights = producer_of(node.inputs[1], "DequantizeLinear")
         assert weights.attributes["axis"].as_int() == 0
-        integers, scales = quantize_weights(array_of(before.inputs[1]).astype(np.float32))
+        integers, scales = quantize_weights(array_of(before.inputs[1]).astype(np.float32), steps)
         np.testing.assert_array_equal(array_of(weights.inputs[0]), integers)
         np.testing.assert_array_equal(array_of(weights.inputs[1]), scales)
         zero_points = array_of(weights.inputs[2])
@@ -144,8 +152,8 @@ def test_symmetric_targets_get_quantized_inputs_and_float_biases(target: Target,
         np.testing.assert_array_equal(bias, array_of(before.inputs[2]))
 
 
-@pytest.mark.parametrize("target", SYMMETRIC)
-def test_symmetric_targets_get_nothing_else(target: Target) -> None:
+@pytest.mark.parametrize("target", INPUTS_ONLY)
+def test_nothing_but_inputs_and_weights_is_quantized(target: Target) -> None:
     found = operators(quantized(target))
     assert found.count("QuantizeLinear") == 8
     assert found.count("DequantizeLinear") == 16
@@ -153,7 +161,7 @@ def test_symmetric_targets_get_nothing_else(target: Target) -> None:
 
 
 @pytest.mark.parametrize("variant", ["paper", "caffenet"])
-@pytest.mark.parametrize("target", SYMMETRIC)
+@pytest.mark.parametrize("target", INPUTS_ONLY)
 def test_nothing_is_quantized_where_a_norm_reads(target: Target, variant: str) -> None:
     nodes = lrn_nodes(quantized(target, variant))
     assert len(nodes) == 2

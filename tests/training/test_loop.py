@@ -514,15 +514,16 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("bad", [{7}, {0, 5, 6, 23}])
 def test_damaged_images_may_be_left_out(bad: set[int], tmp_path: Path) -> None:
     result = train(small_network(), damaged(bad), options_of(), files_in(tmp_path), skip_bad=True)
-    assert result.steps == STEPS_PER_EPOCH * EPOCHS
-    assert {int(name.split(".")[0]) for name in result.skipped.names} == bad
+    assert result.steps >= 2 * EPOCHS
+    # Each once, in however many epochs it was met.
+    assert sorted(int(name.split(".")[0]) for name in result.skipped.names) == sorted(bad)
 
 
 @pytest.mark.usefixtures("_impatient")
 def test_damaged_images_may_be_left_out_of_the_head_alone(tmp_path: Path) -> None:
     options = options_of(head_only=True)
     result = train(small_network(), damaged({7}), options, files_in(tmp_path), skip_bad=True)
-    assert {int(name.split(".")[0]) for name in result.skipped.names} == {7}
+    assert [int(name.split(".")[0]) for name in result.skipped.names] == [7]
 
 
 @pytest.mark.usefixtures("_impatient")
