@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alexnet_deploy import __version__
 from alexnet_deploy.errors import GraphError, ParityError
 from alexnet_deploy.graph import INPUT_NAME, copy_of, graph_bytes, info_of, input_shape, set_info
 from alexnet_deploy.lrn.lowering import lower_to_banded
@@ -100,7 +101,7 @@ def onnx_from_network(network: AlexNet, info: ModelInfo, *, opset: int = DEFAULT
             expected=f"{expected}",
             remedy="report it with the versions that `alexnet-deploy doctor` prints",
         )
-    result.model.producer_name = "alexnet-deploy"
+    result.model.producer_name, result.model.producer_version = "alexnet-deploy", __version__
     result.model.graph.name = spec.variant
     set_info(result.model, info)
     return result

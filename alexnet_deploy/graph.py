@@ -149,7 +149,7 @@ def add_initializer(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value
 def weighted_nodes(model: ir.Model) -> Iterator[WeightedNode]:
     """Yields convolutions and fully connected layers with constant weights, in order."""
     for node in model.graph:
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in _WEIGHTED or node.domain not in ("", "ai.onnx"):
             continue
         weight_value, activation = node.inputs[1], node.inputs[0]
         weight = constant_of(weight_value)
@@ -192,24 +192,24 @@ def input_shape(model: ir.Model) -> tuple[int | None, ...]:
 def layer_costs(model: ir.Model) -> list[dict[str, Any]]:
     """One row a node: name, op, output shape, parameters, multiply-adds for one image, weight bytes."""
     inferred = inferred_copy(model)
-    weighted = {node.node.outputs[0].name: node for node in weighted_nodes(inferred)}
     rows = []
     for node in inferred.graph:
         output = node.outputs[0]
         shape = [side if isinstance(side, int) else 0 for side in list(output.shape or [])[1:]]
-        layer = weighted.get(output.name)
-        parameters = macs = weight_bytes = 0
-        if layer is not None:
-            bias = constant_of(layer.bias_value)
-            parameters = layer.weight.size + (0 if bias is None else bias.size)
-            macs = layer.weight.size * (math.prod(shape[1:]) if node.op_type == "Conv" else 1)
-            weight_bytes = layer.weight.nbytes + (0 if bias is None else bias.nbytes)
+        stored = [_stored(value) for value in node.inputs[1:3]] if node.op_type in _WEIGHTED else []
+        constants = [array for array in stored if array is not None]
+        parameters = sum(array.size for array in constants)
+        weight_bytes = sum(array.nbytes for array in constants)
+        macs, precision = 0, _precision_of(output)
+        if stored and stored[0] is not None:
+            precision = _PRECISIONS_OF_WEIGHTS.get(stored[0].dtype.name, stored[0].dtype.name)
+            macs = stored[0].size * (math.prod(shape[1:]) if node.op_type == "Conv" else 1)
         rows.append(
             {
                 "name": node.name or output.name,
                 "op": _OPS.get(node.op_type, "other"),
                 "type": node.op_type,
-                "precision": _precision_of(output),
+                "precision": precision,
                 "output": shape,
                 "parameters": parameters,
                 "macs": macs,
@@ -219,6 +219,16 @@ def layer_costs(model: ir.Model) -> list[dict[str, Any]]:
     return rows
 
 
+def _stored(value: ir.Value | None) -> NDArray[Any] | None:
+    """A weight or bias as the file holds it: itself, or the integers that a DequantizeLinear reads."""
+    producer = value.producer() if value is not None else None
+    if producer is not None and producer.op_type == "DequantizeLinear":
+        return constant_of(producer.inputs[0])
+    return constant_of(value)
+
+
+_WEIGHTED = ("Conv", "Gemm", "MatMul")
+_PRECISIONS_OF_WEIGHTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "float64": "fp64"}
 _OPS = {"Conv": "conv", "Gemm": "linear", "MatMul": "linear", "LRN": "lrn", "MaxPool": "pool", "AveragePool": "pool"}
 _PRECISIONS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8", "UINT8": "int8"}
 

@@ -134,15 +134,16 @@ def _remove_leftovers(model: ir.Model) -> int:
     import onnx_ir as ir
     from onnx_ir.passes import common
 
-    leftovers = [node for node in model.graph if node.op_type in ("Dropout", "Identity")]
-    for node in leftovers:
+    removed = 0
+    for node in [node for node in model.graph if node.op_type in ("Dropout", "Identity")]:
         source, output = node.inputs[0], node.outputs[0]
         if source is None or output in model.graph.outputs or any(extra.uses() for extra in node.outputs[1:]):
             continue
         ir.convenience.replace_all_uses_with(output, source)
         model.graph.remove(node, safe=True)
+        removed += 1
     common.RemoveUnusedNodesPass()(model)
-    return len(leftovers)
+    return removed
 
 
 def _reshape_to_flatten(model: ir.Model) -> int:
@@ -190,7 +191,10 @@ def _make_batch_dynamic(model: ir.Model) -> bool:
 def _forget_exporter_notes(model: ir.Model) -> None:
     """Source lines and traces that exporters attach to every node."""
     model.graph.name = model.graph.name or "network"
+    model.metadata_props.clear()
     model.graph.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
     for node in model.graph:
         node.metadata_props.clear()
         node.doc_string = None

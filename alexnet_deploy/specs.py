@@ -93,7 +93,7 @@ class Preprocessing:
                 got=f"image_size {self.image_size}, resize_size {self.resize_size}",
                 expected="1 <= image_size <= 4096 and image_size <= resize_size <= 8192",
             )
-        if sorted(self.channel_order) != ["b", "g", "r"] or any(s <= 0 for s in self.std):
+        if self.channel_order not in ("rgb", "bgr") or not all(s > 0 for s in self.std):
             raise InputError(
                 "preprocessing has a channel order or a standard deviation that cannot be",
                 got=f"channel_order {self.channel_order!r}, std {self.std}",

@@ -32,7 +32,8 @@ def tensors_from_onnx(path: Path, variant: str | None) -> tuple[dict[str, Tensor
 
     from alexnet_deploy.normalise import normalise
 
-    model = normalise(read_graph(path)).model
+    original = read_graph(path)
+    info, model = info_of(original), normalise(original).model
     tensors: dict[str, Tensor] = {}
     for value in model.graph.initializers.values():
         name = _our_name(str(value.name))
@@ -43,7 +44,6 @@ def tensors_from_onnx(path: Path, variant: str | None) -> tuple[dict[str, Tensor
         if name and name not in tensors:
             tensors[name] = torch.zeros(layer.weight.shape[0])
     side = input_shape(model)[2]
-    info = info_of(model)
     if info is not None and info.network is not None:
         return tensors, dataclasses.replace(info, network=dataclasses.replace(info.network, softmax=False))
     if not tensors:

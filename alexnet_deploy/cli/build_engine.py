@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
 from alexnet_deploy.cli.options import (
+    artifact_document,
     deployment_from,
     json_option,
     model_option,
     output_option,
-    print_artifact,
     quiet_option,
     variant_option,
     workdir_option,
@@ -82,11 +83,17 @@ def command(
         for precision in chosen
     ]
     deployment = deployment_from(model, variant, workdir, voice)
+    engines = []
     for request in requests:
-        artifact = deployment.engine(
-            request,
-            calibration=calibration if request.precision is Precision.INT8 else None,
-            output=output,
-            allow_float=allow_float,
+        engines.append(
+            deployment.engine(
+                request,
+                calibration=calibration if request.precision is Precision.INT8 else None,
+                output=output,
+                allow_float=allow_float,
+            )
         )
-        print_artifact(artifact, as_json=as_json)
+        if not as_json:
+            click.echo(engines[-1].path)
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "engines": [artifact_document(engine) for engine in engines]}, indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,23 +96,22 @@ def deployment_from(
     )
 
 
-def print_artifact(artifact: Artifact, *, as_json: bool) -> None:
-    """The result of a command that makes one file: its path, or its passport."""
-    if not as_json:
-        click.echo(artifact.path)
-        return
-    import json
-
+def artifact_document(artifact: Artifact) -> dict[str, Any]:
+    """An artifact with its passport, for `--json`."""
     from alexnet_deploy.artifacts import read_passport
 
     passport = read_passport(artifact.path)
-    document = {
+    return {
         "schema": 1,
         "path": str(artifact.path),
         "reused": artifact.reused,
         "passport": passport.to_json() if passport else None,
     }
-    click.echo(json.dumps(document, indent=1))
+
+
+def print_artifact(artifact: Artifact, *, as_json: bool) -> None:
+    """The result of a command that makes one file: its path, or its passport."""
+    click.echo(json.dumps(artifact_document(artifact), indent=1) if as_json else artifact.path)
 
 
 def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,8 +136,6 @@ def batches_from_text(text: str) -> tuple[int, ...]:
 def show_bench(document: dict[str, Any], *, as_json: bool) -> None:
     """The document as JSON, or as a table."""
     if as_json:
-        import json
-
         click.echo(json.dumps(document, indent=1))
         return
     from rich.console import Console

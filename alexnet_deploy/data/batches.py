@@ -33,6 +33,11 @@ class Skipped:
 
     names: list[str] = field(default_factory=list)
 
+    def note(self, name: str) -> None:
+        """Adds a name; an image that is met again in a later epoch is counted once."""
+        if name not in self.names:
+            self.names.append(name)
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -64,7 +69,7 @@ def load_batch(
         except ImageError as exc:
             if skipped is None:
                 raise
-            skipped.names.append(exc.problem)
+            skipped.note(exc.problem)
             continue
         images.append(pixels[:, ::-1] if flips is not None and flips[position] else pixels)
         kept.append(index)
@@ -101,7 +106,7 @@ def undamaged(source: ImageSource, skipped: Skipped | None) -> NDArray[np.int64]
         try:
             source.image(int(index))
         except ImageError as exc:
-            skipped.names.append(exc.problem)
+            skipped.note(exc.problem)
         else:
             kept.append(index)
     return np.asarray(kept, np.int64)

@@ -54,6 +54,8 @@ def open_data(text: str, split: str, *, download: bool = False) -> ImageSource:
         InputError: There is no such name or folder.
         DataError: The folder holds no images.
     """
+    if not text.strip():
+        raise InputError("--data names nothing", expected=f"{', '.join(NAMES)}, or a folder")
     name, _, folder_text = text.partition(":")
     if name not in NAMES:
         name, folder_text = "", text

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from alexnet_deploy.data.sources import MAX_PIXELS
+from alexnet_deploy.errors import DataError
 from alexnet_deploy.specs import Interpolation, Preprocessing, Resize
 
 if TYPE_CHECKING:
@@ -34,6 +36,12 @@ def square_from_image(pixels: NDArray[np.uint8], spec: Preprocessing) -> NDArray
     else:
         short, long = sorted(image.size)
         scaled_long = int(spec.resize_size * long / short)
+        if scaled_long * spec.resize_size > MAX_PIXELS:
+            raise DataError(
+                "an image is too narrow to be resized",
+                got=f"{image.width}x{image.height}",
+                expected=f"at most {MAX_PIXELS:,} pixels at a shorter side of {spec.resize_size}",
+            )
         width, height = (
             (spec.resize_size, scaled_long) if image.width <= image.height else (scaled_long, spec.resize_size)
         )

@@ -67,7 +67,7 @@ def shipped_images(split: Split) -> ArraySource:
                     expected=f"sha256 {entry[kind]['sha256']}",
                     remedy="check the file out again, or reinstall the package",
                 )
-    except (OSError, KeyError, ValueError) as exc:
+    except (OSError, KeyError, TypeError, ValueError) as exc:
         raise DataError("the shipped images cannot be read", got=exc, remedy="reinstall the package") from exc
     images = read_idx(folder / entry["images"]["file"])
     labels = read_idx(folder / entry["labels"]["file"]).astype(np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import warnings
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,13 +134,22 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                         got=f"{image.width}x{image.height}",
                         expected=f"at most {MAX_PIXELS:,} pixels",
                     )
-                return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+                return _pixels(image)
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         raise ImageError(
             f"{path} cannot be read as an image",
             got=exc,
             remedy="replace or remove the file; commands that read data take --skip-bad",
         ) from exc
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion cuts 16 bits off at 255.
+        return (np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.asarray(image if image.mode == "L" else image.convert("RGB"))
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
@@ -157,7 +167,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         if not shape or int(np.prod(shape, dtype=object)) != len(data) - header:
             raise ValueError(f"its header says {shape}, but {len(data) - header} bytes follow")
         return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
-    except (OSError, EOFError, ValueError) as exc:
+    except (OSError, EOFError, ValueError, zlib.error) as exc:
         raise DataError(f"{path} cannot be read as an idx file", got=exc, remedy="fetch the file again") from exc
 
 
@@ -171,7 +181,7 @@ def read_cifar(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.int
     for path in paths:
         try:
             data = _read_bounded(path)
-        except (OSError, EOFError, ValueError) as exc:
+        except (OSError, EOFError, ValueError, zlib.error) as exc:
             raise DataError(f"{path} cannot be read", got=exc) from exc
         if len(data) == 0 or len(data) % _CIFAR_RECORD_BYTES:
             raise DataError(

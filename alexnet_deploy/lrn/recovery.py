@@ -134,14 +134,19 @@ def _spec_from_chain(chain: list[ir.Node], numerator: ir.Value, denominator: ir.
     full = min(size, sides[1])
     middle = np.float64(large.max()) ** (1 / beta)
     alpha = (middle - bias) * size / full / _LARGE**2
-    spec = LrnSpec(size=size, alpha=_rounded(alpha), beta=_rounded(beta), bias=_rounded(bias))
-    return spec if spec.alpha > 0 and _proved(evaluate, sides, spec) else None
+    if not alpha > 0:
+        return None
+    short = LrnSpec(size=size, alpha=_rounded(alpha), beta=_rounded(beta), bias=_rounded(bias))
+    plain = LrnSpec(size=size, alpha=alpha, beta=beta, bias=bias)
+    return next((spec for spec in (short, plain) if _proved(evaluate, sides, spec)), None)
 
 
 def _rounded(value: float) -> float:
-    """The short decimal number that FP32 arithmetic blurred, where there is one within its rounding."""
-    short = float(f"{value:.3g}")
-    return short if abs(short - value) <= 2e-3 * abs(value) else value
+    """The shortest decimal number within what FP32 arithmetic blurs."""
+    return next(
+        (short for digits in range(1, 8) if abs((short := float(f"{value:.{digits}g}")) - value) <= 3e-6 * abs(value)),
+        value,
+    )
 
 
 def _proved(evaluate: _Evaluator, sides: list[int], spec: LrnSpec) -> bool:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alexnet_deploy.artifacts import read_passport
 from alexnet_deploy.data.batches import load_batch
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.errors import InputError
@@ -83,11 +84,29 @@ def _from_graph(
     from alexnet_deploy.normalise import normalise
 
     original = read_graph(source)
+    _require_fp32(source, original)
     result = normalise(original, opset=opset)
     info = info_of(original) or _guessed_info(source, result.model, preprocessing, voice)
     set_info(result.model, info)
     images = parity_images(info.preprocessing, input_shape(original)[0] or 1)
     return result, info, images, run_onnx(original, images)
+
+
+def _require_fp32(source: Path, model: ir.Model) -> None:
+    """Later stages quantize and lower; a graph to which that was done already would get it twice."""
+    passport = read_passport(source)
+    lrn = passport.facts.get("lrn") if passport is not None else None
+    integer = [node.op_type for node in model.graph if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    half = [v.name for v in model.graph.initializers.values() if v.dtype is not None and v.dtype.name in _HALF]
+    if integer or half or lrn not in (None, "native"):
+        raise InputError(
+            f"{source} is not an FP32 graph with LRN as it stands in the papers",
+            got="quantized nodes" if integer else "weights in 16 bits" if half else f"LRN lowered to {lrn}",
+            expected="the FP32 graph that it was made from",
+        )
+
+
+_HALF = ("FLOAT16", "BFLOAT16")
 
 
 def _guessed_info(source: Path, model: ir.Model, preprocessing: str | None, voice: Voice) -> ModelInfo:

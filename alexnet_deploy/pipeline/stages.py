@@ -107,7 +107,8 @@ class Deployment:
         passport = read_passport(self.source) if self.is_graph else None
         if passport is not None and passport.kind == "onnx" and output is None:
             require_passport(self.source, because="says which model it is")
-            if passport.facts.get("precision") == "fp32" and passport.facts.get("lrn") == "native":
+            wanted = {"precision": "fp32", "lrn": "native", "opset": self.opset}
+            if all(passport.facts.get(name) == value for name, value in wanted.items()):
                 return Artifact(path=self.source, reused=True, facts=passport.facts)
         path = output or self.workspace.folder / f"{self.stem}.onnx"
         request = {"opset": self.opset, "variant": self.variant, "preprocessing": self.preprocessing}
@@ -183,7 +184,8 @@ class Deployment:
                     f"the shipped calibration images are not what {self.info.name} was trained on",
                     got="Fashion-MNIST images",
                     expected=f"images as it sees them in use ({len(self.info.labels) or 'unnamed'} classes)",
-                    remedy="name them with --data FOLDER (one folder a class), or insist with --data shipped",
+                    remedy="name them with `alexnet-deploy calibrate --data FOLDER` (one folder a class), whose table the "
+                    "other commands then use; `--data shipped` insists on the shipped ones",
                 )
         else:
             import numpy as np

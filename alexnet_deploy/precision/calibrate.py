@@ -78,12 +78,12 @@ def table_from_images(
     with voice.track("calibrate", len(source)) as track:
         for batch in batches(source, CALIBRATION_BATCH, preprocessing, skipped=skipped):
             for name, array in zip(wanted, session.run(wanted, {image_name: batch.images}), strict=True):
-                low[name] = min(low[name], float(array.min()))
-                high[name] = max(high[name], float(array.max()))
-                if not np.isfinite(low[name]) or not np.isfinite(high[name]):
+                smallest, largest = float(array.min()), float(array.max())
+                low[name], high[name] = min(low[name], smallest), max(high[name], largest)
+                if not np.isfinite(smallest) or not np.isfinite(largest):
                     raise GraphError(
                         f"the activation {name} is not finite",
-                        got=f"{low[name]} to {high[name]}",
+                        got=f"{smallest} to {largest}",
                         remedy="check the weights for NaN and overflow with `alexnet-deploy inspect`",
                     )
             hashes += [source.content_hash(int(index)) for index in batch.indices]

@@ -50,7 +50,7 @@ def half_from_fp32(model: ir.Model, precision: Precision) -> ir.Model:
     _cast_input(converted, image, dtype)
     for index, output in enumerate(list(converted.graph.outputs)):
         producer = output.producer()
-        if producer is not None and producer.op_type != "Cast":
+        if producer is not None and producer.op_type not in (_KEPT_IN_FP32 | {"Cast"}):
             _cast_output(converted, index, producer)
     return inferred_copy(converted)
 

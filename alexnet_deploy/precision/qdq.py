@@ -41,6 +41,8 @@ class QuantizationScheme:
     weight_steps: int = INT8_STEPS
 
 
+# Half of int32's range leaves the other half to the sum of products.
+_LARGEST_BIAS = 2**30
 # CPUs without VNNI add two products of u8 and s8 in 16 bits, which overflow at full range: weights of 7 bits cannot,
 # on any CPU, and lose less than the overflow does (benchmarks/results/int8-schemes.json).
 _SEVEN_BITS = 63
@@ -78,14 +80,14 @@ def int8_with_scheme(model: ir.Model, table: CalibrationTable, scheme: Quantizat
 
 
 def quantize_weights(
-    weight: NDArray[np.floating], steps: int = INT8_STEPS
+    weight: NDArray[np.floating], steps: int = INT8_STEPS, smallest_scale: NDArray[np.floating] | float = 0.0
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Rounds weights to INT8 per output channel (axis 0): `(int8 weights, scales)`; a channel of zeros has scale 1.
 
-    Symmetric, to the nearest even, as ONNX's QuantizeLinear does.
+    Symmetric, to the nearest even, as ONNX's QuantizeLinear does. No scale is below `smallest_scale`.
     """
     largest = np.abs(weight.reshape(weight.shape[0], -1)).max(axis=1)
-    scale = np.where(largest > 0, largest / steps, 1.0).astype(np.float32)
+    scale = np.where(largest > 0, np.maximum(largest / steps, smallest_scale), 1.0).astype(np.float32)
     by_channel = scale.reshape(-1, *[1] * (weight.ndim - 1))
     return np.clip(np.rint(weight / by_channel), -steps, steps).astype(np.int8), scale
 
@@ -145,7 +147,7 @@ class _QdqWriter:
         return dequantize.outputs[0]
 
     def _weight(self, layer: WeightedNode) -> NDArray[np.float32]:
-        integers, scale = quantize_weights(layer.weight, self.scheme.weight_steps)
+        integers, scale = quantize_weights(layer.weight, self.scheme.weight_steps, self._smallest_scale(layer))
         axis = 0
         if layer.transposed:
             integers, axis = np.ascontiguousarray(integers.T), 1
@@ -160,6 +162,13 @@ class _QdqWriter:
         layer.node.replace_input_with(1, dequantize.outputs[0])
         self._forget(layer.weight_value)
         return scale
+
+    def _smallest_scale(self, layer: WeightedNode) -> NDArray[np.floating] | float:
+        """Below it, a bias in int32 would not hold its value: a channel with hardly any weight is all bias."""
+        bias = constant_of(layer.bias_value) if self.scheme.int32_bias else None
+        if bias is None:
+            return 0.0
+        return np.abs(bias.astype(np.float64)) / (self._activation_scale(layer) * _LARGEST_BIAS)
 
     def _bias(self, layer: WeightedNode, weight_scale: NDArray[np.float32]) -> None:
         if layer.node.op_type == "MatMul":

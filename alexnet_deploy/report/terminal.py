@@ -30,7 +30,11 @@ def _table(batch: int, rows: list[dict[str, Any]], *, wide: bool) -> Table:
     threads = rows[0]["threads"]
     plural = "s" if threads != 1 else ""
     table = Table(
-        title=f"batch {batch}, {threads} thread{plural}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=f"batch {batch}, {threads} thread{plural}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
     )
     table.add_column("session", no_wrap=True, min_width=20)
     columns = [("median ms", True), ("95 % interval", wide), ("p90", wide), ("p99", True), ("image/s", True)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from alexnet_deploy.errors import InputError, SessionError
+from alexnet_deploy.errors import AlexnetDeployError, InputError, SessionError
 from alexnet_deploy.specs import Precision
 
 if TYPE_CHECKING:
@@ -65,7 +65,12 @@ class Session(ABC):
                 got=f"{images.shape} {images.dtype}",
                 expected=f"(N, {', '.join(map(str, self.image_shape))}) float32",
             )
-        outputs = self._run(np.ascontiguousarray(images))
+        try:
+            outputs = self._run(np.ascontiguousarray(images))
+        except AlexnetDeployError:
+            raise
+        except Exception as exc:  # the runtimes' own errors share no base class
+            raise SessionError("the runtime failed on a batch", got=str(exc).strip().split("\n")[0]) from exc
         if outputs.ndim != 2 or len(outputs) != len(images):
             raise SessionError("the runtime gave no row an image", got=f"{outputs.shape} for {len(images)} images")
         return outputs

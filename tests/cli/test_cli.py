@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -28,6 +29,7 @@ from alexnet_deploy.graph import read_graph, write_graph
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.specs import Precision, Target
+from alexnet_deploy.weights import save_checkpoint
 from tests.conftest import small_info, small_network
 from tests.graphs import CONVOLUTIONS, LINEARS, operators, small_graph
 
@@ -243,6 +245,21 @@ def test_inspect_draws_a_variant(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "net.svg").read_text().startswith("<svg")
 
 
+def test_inspect_prints_a_variant_as_a_textbook_does(run: Run) -> None:
+    ended = run("inspect", "--variant", "paper")
+    assert "60,965,224" in ended.out and "floor((224 + 2*2 - 11) / 4) + 1 = 55" in ended.out
+
+
+def test_the_shipped_model_is_what_its_card_says(run: Run) -> None:
+    document = run("inspect", "--json").document
+    assert document["size_bytes"] <= 16_000_000
+    assert document["model"]["network"] == {
+        "variant": "paper", "classes": 10, "width": 1.0, "image_size": 224, "softmax": False,
+    }  # fmt: skip
+    assert document["density"]["fc6"] == pytest.approx(0.04, abs=1e-3)
+    assert document["density"]["conv3"] > 0.99
+
+
 def expected_labels(paths: list[Path]) -> list[str]:
     images = [np.asarray(Image.open(path)) for path in paths]
     with torch.inference_mode():
@@ -260,6 +277,13 @@ def test_predict_names_what_torch_names(run: Run, common: list[object], pictures
     for entry in found:
         shares = [share for _, share in entry["classes"]]
         assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1 + 1e-9
+
+
+def test_predict_takes_files_and_folders_in_the_order_they_are_named(
+    run: Run, common: list[object], pictures: Path
+) -> None:
+    found = run("predict", pictures / "more", pictures / "a.png", *common, "--json").document["predictions"]
+    assert [entry["path"] for entry in found] == [str(pictures / "more" / "c.png"), str(pictures / "a.png")]
 
 
 def test_predict_prints_five_lines_below_each_image(run: Run, common: list[object], pictures: Path) -> None:
@@ -434,6 +458,35 @@ def test_weights_of_another_variant_are_refused(run: Run, tmp_path: Path) -> Non
     torch.save(small_network("owt").state_dict(), path)
     ended = run("export", "--model", path, "--variant", "paper", "--workdir", tmp_path / "work")
     assert_refused(ended, 1, "owt.pth", "got:", "expected:")
+
+
+def test_weights_that_are_not_what_they_say_are_refused(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_checkpoint(small_network("paper"), dataclasses.replace(small_info("owt"), labels=()), path)
+    ended = run("export", "--model", path, "--workdir", tmp_path / "work")
+    assert_refused(ended, 1, "other.safetensors", "got:", "expected:", "--variant")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--data", "nothing"], "expected: fashion-mnist"),
+        (["train", "--data", "empty"], "no images"),
+        (["calibrate", "--data", "empty"], "no images"),
+        (["inspect", "empty"], "a folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_data_and_files_that_are_not_there_leave_nothing_behind(
+    run: Run, tmp_path: Path, small_checkpoint: Path, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    options: list[object] = ["--model", small_checkpoint, "--quiet"] if arguments[0] == "calibrate" else []
+    ended = run(*arguments, *options)
+    assert ended.code in (1, 2)
+    assert_refused(ended, ended.code, words)
+    if arguments[0] != "calibrate":
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_work_directory_that_is_a_file_is_refused(run: Run, small_checkpoint: Path, tmp_path: Path) -> None:

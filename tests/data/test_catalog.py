@@ -245,7 +245,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 
 def test_an_empty_folder_holds_no_images(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no images") as caught:
+    with pytest.raises(InputError, match="holds no images") as caught:
         open_data(str(tmp_path / "empty"), "train")
     assert "train/ and val/" in str(caught.value.remedy)
 

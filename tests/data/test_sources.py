@@ -18,7 +18,7 @@ from PIL import Image
 
 from alexnet_deploy.data import sources
 from alexnet_deploy.data.sources import ArraySource, FolderSource, read_cifar, read_idx, read_image
-from alexnet_deploy.errors import AlexnetDeployError, DataError, ImageError
+from alexnet_deploy.errors import AlexnetDeployError, DataError, ImageError, InputError
 from tests.conftest import random_images
 
 
@@ -241,7 +241,7 @@ def test_named_classes_decide_the_labels(tmp_path: Path) -> None:
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ant").mkdir()
     (tmp_path / "ant" / "notes.txt").write_text("no image")
-    with pytest.raises(DataError, match="holds no images") as caught:
+    with pytest.raises(InputError, match="holds no images") as caught:
         FolderSource(tmp_path)
     assert "1 folders" in str(caught.value.got)
 

@@ -182,7 +182,7 @@ def test_int8_takes_the_table_that_was_named(deployment: Deployment, tmp_path: P
     assert ("eight.json", sha256_of(table.path)) in passport.parents
     scale = read_graph(artifact.path).graph.initializers["input.scale"].const_value
     assert scale is not None
-    expected = CalibrationTable.read(table.path).range_of("input").symmetric_scale
+    expected, _ = CalibrationTable.read(table.path).range_of("input").affine
     assert float(scale.numpy()) == pytest.approx(expected, rel=1e-6)
 
 
@@ -373,12 +373,4 @@ def test_a_graph_that_is_not_fp32_is_no_model(
         path.with_name("net.onnx.json").write_bytes(made.with_name(f"{made.name}.json").read_bytes())
     with pytest.raises(AlexnetDeployError) as caught:
         deployment_over(tmp_path / "work", path).fp32_graph()
-    assert caught.value.remedy or caught.value.expected
-
-
-def test_a_graph_with_banded_norms_is_no_model(deployment: Deployment, tmp_path: Path) -> None:
-    """FP16 would square activations in FP16, and INT8 would quantize the band."""
-    banded = deployment.graph(Precision.FP32, Target.ONNXRUNTIME_CPU).path
-    with pytest.raises(AlexnetDeployError) as caught:
-        deployment_over(tmp_path / "work", banded).fp32_graph()
     assert caught.value.remedy or caught.value.expected

@@ -142,10 +142,10 @@ def test_a_folder_that_cannot_be_made_is_an_error_before_the_work(maker: Maker, 
 def test_a_folder_that_cannot_be_written_is_an_error_before_the_work(
     maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Path, *args: object, **options: object) -> None:
+    def refuse(**options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr("alexnet_deploy.artifacts.tempfile.mkstemp", refuse)
     with pytest.raises(ArtifactError, match="cannot be written") as caught:
         maker.make()
     assert caught.value.got == "Permission denied" and maker.calls == 0

@@ -206,7 +206,7 @@ def printed(values: dict[str, Any], width: int) -> str:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("width", [80, 96, 120])
+@pytest.mark.parametrize("width", [80, 96, 98, 104, 120])
 def test_the_table_keeps_every_number_at_any_width(width: int) -> None:
     values = document()
     values["rows"].append(row_of("onnxruntime-cuda", "fp16", 1, 1234.56, throughput_ips=98765.4, top1=1.0))
@@ -221,7 +221,11 @@ def test_the_table_keeps_every_number_at_any_width(width: int) -> None:
     for line in text.splitlines():
         if "onnxruntime-" in line and ":" not in line:
             assert len(line) <= width
-    assert ("20.05-20.87" in text) == (width >= 96)
+
+
+def test_the_interval_is_shown_where_it_fits() -> None:
+    assert "20.05-20.87" in printed(document(), 120)
+    assert "20.05-20.87" not in printed(document(), 80)
 
 
 def test_the_table_is_ordered_by_latency_and_tells_what_did_not_run() -> None:
