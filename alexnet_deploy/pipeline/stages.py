@@ -184,8 +184,8 @@ class Deployment:
                     f"the shipped calibration images are not what {self.info.name} was trained on",
                     got="Fashion-MNIST images",
                     expected=f"images as it sees them in use ({len(self.info.labels) or 'unnamed'} classes)",
-                    remedy="name them with `alexnet-deploy calibrate --data FOLDER` (one folder a class), whose table the "
-                    "other commands then use; `--data shipped` insists on the shipped ones",
+                    remedy="name them with `alexnet-deploy calibrate --data FOLDER` (one folder a class); the other "
+                    "commands use its table; `--data shipped` insists on the shipped images",
                 )
         else:
             import numpy as np
