@@ -21,14 +21,14 @@ from alexnet_deploy.report.terminal import reasons, sentences
 from alexnet_deploy.specs import Precision
 
 RESULTS = Path(__file__).parent / "results"
-RUNS = 100
+RUNS = 60
 
 
 def main() -> None:
     """Writes `results/main-job.json` and `results/engines.json`."""
     with tempfile.TemporaryDirectory() as folder:
         deployment = Deployment(Workspace(folder=Path(folder), voice=Voice()))
-        document = bench_document(deployment, BenchOptions(runs=RUNS, rounds=10, threads=usable_cpus()))
+        document = bench_document(deployment, BenchOptions(runs=RUNS, rounds=6, threads=usable_cpus()))
         write_json(RESULTS / "main-job.json", document)
         write_json(
             RESULTS / "engines.json", {"schema": 1, "environment": environment(), "engines": _engines(deployment)}
