@@ -62,6 +62,19 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
 
 
+def peak_memory_bytes() -> int | None:
+    """High-water mark of this process's memory; None where the system does not tell.
+
+    Not getrusage: its mark survives fork and exec, so that a worker would report its parent's.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            marks = [line.split()[1] for line in file if line.startswith("VmHWM:")]
+    except OSError:
+        return None
+    return int(marks[0]) * 1024 if marks else None
+
+
 def version_of(distribution: str) -> str | None:
     """Installed version of a distribution, or None."""
     try:

@@ -7,8 +7,6 @@ slow each other down; idle processes do not.
 from __future__ import annotations
 
 import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +26,7 @@ from alexnet_deploy.errors import (
     RuntimeUnavailableError,
     SessionError,
 )
+from alexnet_deploy.machine import peak_memory_bytes
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import Session, SessionSpec
 from alexnet_deploy.specs import Preprocessing
@@ -61,7 +60,7 @@ class Runner(Protocol):
     def evaluate(self) -> NDArray[np.float32]:
         """Logits of all evaluation images."""
 
-    def peak_memory_bytes(self) -> int:
+    def peak_memory_bytes(self) -> int | None:
         """High-water mark of the process."""
 
     def close(self) -> None:
@@ -138,9 +137,8 @@ class LocalRunner:
         starts = range(0, len(self.images), EVALUATION_BATCH)
         return np.concatenate([session.run(self.images[start : start + EVALUATION_BATCH]) for start in starts])
 
-    def peak_memory_bytes(self) -> int:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    def peak_memory_bytes(self) -> int | None:
+        return peak_memory_bytes()
 
     def close(self) -> None:
         if self._session is not None:
@@ -187,8 +185,8 @@ class RemoteRunner:
         logits: NDArray[np.float32] = self._ask("evaluate")
         return logits
 
-    def peak_memory_bytes(self) -> int:
-        size: int = self._ask("peak_memory_bytes")
+    def peak_memory_bytes(self) -> int | None:
+        size: int | None = self._ask("peak_memory_bytes")
         return size
 
     def close(self) -> None:

@@ -127,7 +127,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
                     "" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}",
                     f"{row['size_bytes'] / 1e6:.1f}" if row["size_bytes"] else "",
                     f"{row['cold_start_ms']:.0f}",
-                    f"{row['peak_memory_bytes'] / 1e6:.0f}",
+                    f"{row['peak_memory_bytes'] / 1e6:.0f}" if row["peak_memory_bytes"] else "",
                     row["lrn"] or "",
                 )
             ),
