@@ -374,3 +374,11 @@ def test_a_graph_that_is_not_fp32_is_no_model(
     with pytest.raises(AlexnetDeployError) as caught:
         deployment_over(tmp_path / "work", path).fp32_graph()
     assert caught.value.remedy or caught.value.expected
+
+
+def test_a_graph_with_banded_norms_is_no_model(deployment: Deployment, tmp_path: Path) -> None:
+    """FP16 would square activations in FP16, and INT8 would quantize the band."""
+    banded = deployment.graph(Precision.FP32, Target.ONNXRUNTIME_CPU).path
+    with pytest.raises(AlexnetDeployError) as caught:
+        deployment_over(tmp_path / "work", banded).fp32_graph()
+    assert caught.value.remedy or caught.value.expected
