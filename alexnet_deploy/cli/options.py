@@ -11,6 +11,7 @@ import click
 
 from alexnet_deploy.machine import usable_cpus
 from alexnet_deploy.progress import Voice
+from alexnet_deploy.variants import VARIANTS
 
 if TYPE_CHECKING:
     from alexnet_deploy.pipeline.stages import Deployment
@@ -47,7 +48,7 @@ def variant_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--variant`, for weight files that do not say."""
     return click.option(
         "--variant",
-        type=click.Choice(["paper", "unpadded", "bvlc", "caffenet", "owt"]),
+        type=click.Choice(list(VARIANTS)),
         help="The variant, for weight files that do not say it themselves.",
     )(function)
 

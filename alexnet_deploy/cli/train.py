@@ -10,6 +10,7 @@ import click
 from alexnet_deploy.cli.options import output_option, quiet_option, workdir_option
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.training.options import OPTIMIZERS, PRECISIONS, SCHEDULES, TrainingOptions
+from alexnet_deploy.variants import VARIANTS
 
 _DEFAULTS = TrainingOptions()
 
@@ -25,7 +26,7 @@ _DEFAULTS = TrainingOptions()
 @click.option("--model", metavar="FILE|NAME", help="Fine-tune these weights instead of starting from random ones.")
 @click.option(
     "--variant",
-    type=click.Choice(["paper", "unpadded", "bvlc", "caffenet", "owt"]),
+    type=click.Choice(list(VARIANTS)),
     help="The network to train, or that of weights which do not say.  [default: paper]",
 )
 @click.option("--width", type=float, default=1.0, show_default=True, help="Multiplier on the channel counts.")
