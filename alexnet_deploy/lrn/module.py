@@ -29,17 +29,19 @@ class LocalResponseNorm(nn.Module):
     decomposition and our recovery of the ONNX node rely on.
 
     A NaN in one channel spreads to every channel of its pixel in the banded form (0 * NaN is NaN in the matrix
-    product); torch's own form keeps it within the window.
+    product); torch's own form keeps it within the window, and `contain_nan` asks for that form.
     """
 
-    def __init__(self, spec: LrnSpec) -> None:
+    def __init__(self, spec: LrnSpec, *, contain_nan: bool = False) -> None:
         super().__init__()
         self.spec = spec
+        self.contain_nan = contain_nan
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalizes `(N, C, H, W)` across C, in any floating type."""
         spec = self.spec
-        if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dim() != 4:
+        as_torch = self.contain_nan or torch.compiler.is_compiling()
+        if as_torch or x.device.type != "cpu" or x.dim() != 4:
             return F.local_response_norm(x, spec.size, spec.alpha, spec.beta, spec.bias)
         y: Tensor = _BandedLrn.apply(x, spec)
         return y
