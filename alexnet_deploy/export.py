@@ -15,6 +15,7 @@ from alexnet_deploy import __version__
 from alexnet_deploy.errors import GraphError, ParityError
 from alexnet_deploy.graph import INPUT_NAME, copy_of, graph_bytes, info_of, input_shape, set_info
 from alexnet_deploy.lrn.lowering import lower_to_banded
+from alexnet_deploy.lrn.node import lower_to_plugin
 from alexnet_deploy.normalise import BATCH_NAME, DEFAULT_OPSET, Normalised, normalise
 from alexnet_deploy.specs import Lowering, Precision
 
@@ -107,12 +108,14 @@ def onnx_from_network(network: AlexNet, info: ModelInfo, *, opset: int = DEFAULT
     return result
 
 
-def lowered(model: ir.Model, lowering: Lowering) -> ir.Model:
-    """A copy with LRN in the wanted form; the metadata comes along."""
+def lowered(model: ir.Model, lowering: Lowering, *, contain_nan: bool = False, channels_last: bool = False) -> ir.Model:
+    """A copy with LRN in the wanted form, the two switches being `lower_to_banded`'s; the metadata comes along."""
     copy = copy_of(model)
     info = info_of(model)
     if lowering is Lowering.BANDED:
-        lower_to_banded(copy)
+        lower_to_banded(copy, contain_nan=contain_nan, channels_last=channels_last)
+    elif lowering is Lowering.PLUGIN:
+        lower_to_plugin(copy)
     if info is not None:
         set_info(copy, info)
     return copy

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.artifacts import read_passport, sha256_of
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.progress import SILENT, Voice
+from alexnet_deploy.specs import Precision
 from alexnet_deploy.variants import NetworkSpec, layers_from_network
 from alexnet_deploy.weights import CHECKPOINT_SUFFIXES, shipped_checkpoint
 
@@ -50,6 +53,55 @@ def inspect_variant(spec: NetworkSpec) -> dict[str, Any]:
         "weight_bytes_by_type": {"fp32": sum(layer["weight_bytes"] for layer in layers)},
         "reformats": 0,
         "layers": layers,
+    }
+
+
+def inspect_kernel(precisions: Sequence[Precision] | None = None, *, voice: Voice = SILENT) -> dict[str, Any]:
+    """The document of the LRN kernel: what ptxas says of it for every SM, and the traffic it saves, on paper.
+
+    Raises:
+        MissingDependencyError: Triton is not installed.
+    """
+    from alexnet_deploy.lrn.cubin import KERNEL_PRECISIONS, KERNEL_SMS, kernel_from_spec
+    from alexnet_deploy.lrn.kernel import KernelSpec
+    from alexnet_deploy.lrn.roofline import traffic
+
+    network = NetworkSpec()
+    lrn = network.family.lrn
+    assert lrn is not None
+    requests = [
+        (KernelSpec(lrn=lrn, pooled=pooled, channels_last=channels_last), precision, sm)
+        for precision in precisions or KERNEL_PRECISIONS
+        for pooled in (False, True)
+        for channels_last in (False, True)
+        for sm in KERNEL_SMS
+        if (sm, precision) != (75, Precision.BF16)
+    ]
+    with voice.track("compile", len(requests)) as track:
+        kernels = []
+        for request in requests:
+            kernels.append(kernel_from_spec(*request).to_json())
+            track.advance()
+    rows = [
+        {"batch": batch, "precision": precision.value, **row.to_json()}
+        for precision in precisions or KERNEL_PRECISIONS
+        if precision is not Precision.BF16
+        for batch in (1, 16)
+        for row in traffic(network, precision, batch)
+    ]
+    return {
+        "schema": INSPECT_SCHEMA,
+        "kind": "kernel",
+        "path": None,
+        "sha256": None,
+        "size_bytes": None,
+        "sms": [f"sm{sm}" for sm in KERNEL_SMS],
+        "passport": None,
+        "weight_bytes_by_type": {},
+        "reformats": 0,
+        "layers": [],
+        "kernels": kernels,
+        "traffic": rows,
     }
 
 
@@ -141,6 +193,8 @@ def _engine(path: Path) -> dict[str, Any]:
         "layers": layers,
         "weight_bytes_by_type": plan["weight_bytes_by_type"],
         "reformats": plan["reformats"],
+        "plugins": plan["plugins"],
+        "plugin_sms": plan["plugin_sms"],
     }
 
 

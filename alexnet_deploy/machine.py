@@ -24,15 +24,34 @@ def count_gpus() -> int:
 
     Asks the driver itself: TensorRT-RTX without a driver does not raise, it returns None and logs.
     """
+    driver, count = _cuda_driver(), ctypes.c_int(0)
+    return count.value if driver is not None and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+@cache
+def gpu_sm() -> int | None:
+    """Architecture of the first CUDA device, as 10 * major + minor; None where there is none."""
+    driver = _cuda_driver()
+    if driver is None or count_gpus() == 0:
+        return None
+    # CUdevice_attribute's numbers for the compute capability (cuda.h).
+    major, minor = ctypes.c_int(0), ctypes.c_int(0)
+    for value, attribute in ((major, 75), (minor, 76)):
+        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0) != 0:
+            return None
+    return 10 * major.value + minor.value
+
+
+@cache
+def _cuda_driver() -> ctypes.CDLL | None:
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:
             driver = ctypes.CDLL(name)
         except OSError:
             continue
-        count = ctypes.c_int(0)
-        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
-            return count.value
-    return 0
+        if driver.cuInit(0) == 0:
+            return driver
+    return None
 
 
 def cpu_flags() -> frozenset[str]:

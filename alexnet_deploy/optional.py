@@ -16,6 +16,7 @@ _EXTRAS = {
     "tensorrt_rtx": ("tensorrt-rtx", "rtx"),
     "pycuda": ("pycuda", "cuda"),
     "cuda.bindings": ("cuda-bindings", "cuda"),
+    "triton": ("triton", "plugin"),
 }
 TENSORRT_BACKENDS = ("auto", "tensorrt", "tensorrt-rtx")
 

@@ -19,7 +19,7 @@ from alexnet_deploy.cli.options import (
 )
 from alexnet_deploy.engines.options import DEFAULT_SMS, EngineOptions, sms_from_text
 from alexnet_deploy.progress import Voice
-from alexnet_deploy.specs import Precision
+from alexnet_deploy.specs import Lowering, Precision
 
 _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 
@@ -44,6 +44,13 @@ _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
     show_default=True,
     help="GPU architectures, as sm86,sm89, or all that hold the precision (TensorRT-RTX).",
 )
+@click.option(
+    "--lrn",
+    type=click.Choice(["auto", "native", "plugin"]),
+    default="auto",
+    show_default=True,
+    help="TensorRT's own LRN layer, or our plugin, fused with the max pool behind it; auto: its own where it can.",
+)
 @click.option("--min-batch", type=int, default=1, show_default=True)
 @click.option("--opt-batch", type=int, default=1, show_default=True)
 @click.option("--max-batch", type=int, default=16, show_default=True)
@@ -58,7 +65,7 @@ _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 @workdir_option
 @quiet_option
 def command(
-    model: str, variant: str | None, fp32: bool, fp16: bool, bf16: bool, int8: bool, backend: str, sm: str,
+    model: str, variant: str | None, fp32: bool, fp16: bool, bf16: bool, int8: bool, backend: str, sm: str, lrn: str,
     min_batch: int, opt_batch: int, max_batch: int, calibration: Path | None, allow_float: bool,
     output: Path | None, as_json: bool, workdir: Path, voice: Voice,
 ) -> None:  # fmt: skip
@@ -91,6 +98,7 @@ def command(
                 calibration=calibration if request.precision is Precision.INT8 else None,
                 output=output,
                 allow_float=allow_float,
+                lowering=None if lrn == "auto" else Lowering(lrn),
             )
         )
         if not as_json:

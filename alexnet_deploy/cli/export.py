@@ -24,11 +24,13 @@ from alexnet_deploy.progress import Voice
 @variant_option
 @click.option(
     "--lrn",
-    type=click.Choice(["native", "banded"]),
+    type=click.Choice(["native", "banded", "plugin"]),
     default="native",
     show_default=True,
-    help="LRN as the standard node, or as a 1x1 convolution over the squares.",
+    help="LRN as the standard node, as a band times the squares, or as the node of our TensorRT plugin, which carries "
+    "its function body and runs in ONNX Runtime too.",
 )
+@click.option("--contain-nan", is_flag=True, help="With --lrn banded: a NaN stays in its window; slower.")
 @click.option("--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX operator set.")
 @click.option(
     "--preprocessing",
@@ -40,19 +42,24 @@ from alexnet_deploy.progress import Voice
 @workdir_option
 @quiet_option
 def command(
-    model: str, variant: str | None, lrn: str, opset: int, preprocessing: str | None, output: Path | None,
-    as_json: bool, workdir: Path, voice: Voice,
+    model: str, variant: str | None, lrn: str, contain_nan: bool, opset: int, preprocessing: str | None,
+    output: Path | None, as_json: bool, workdir: Path, voice: Voice,
 ) -> None:  # fmt: skip
     """Turn a checkpoint or an ONNX file into normalised ONNX.
 
     Batch is dynamic, Local Response Normalization is the standard LRN node whatever the exporter made of it, and
     the result is compared with its source on real images before it is kept.
     """
+    if contain_nan and lrn != "banded":
+        raise click.UsageError("--contain-nan goes with --lrn banded; the others contain a NaN anyway.")
     deployment = deployment_from(model, variant, workdir, voice, preprocessing=preprocessing, opset=opset)
     from alexnet_deploy.specs import Lowering, Precision, Target
 
     if lrn == "native":
         artifact = deployment.fp32_graph(output)
     else:
-        artifact = deployment.graph(Precision.FP32, Target.ONNXRUNTIME_CPU, lowering=Lowering(lrn), output=output)
+        target = Target.TENSORRT_RTX if lrn == "plugin" else Target.ONNXRUNTIME_CPU
+        artifact = deployment.graph(
+            Precision.FP32, target, lowering=Lowering(lrn), contain_nan=contain_nan, output=output
+        )
     print_artifact(artifact, as_json=as_json)

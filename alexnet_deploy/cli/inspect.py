@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from alexnet_deploy.cli.options import json_option, variant_option
+from alexnet_deploy.cli.options import json_option, quiet_option, variant_option
+from alexnet_deploy.progress import Voice
 
 
 @click.command("inspect")
@@ -17,10 +18,12 @@ from alexnet_deploy.cli.options import json_option, variant_option
 @click.option("--width", type=float, default=1.0, show_default=True, help="With --variant.")
 @click.option("--image-size", type=int, default=0, help="With --variant; the variant's own by default.")
 @click.option("--draw", type=click.Path(path_type=Path, dir_okay=False), help="With --variant: draw it as SVG.")
+@click.option("--kernel", is_flag=True, help="The LRN kernel: registers, spills and shared memory for every SM.")
 @json_option
+@quiet_option
 def command(
     file: str | None, variant: str | None, classes: int, width: float, image_size: int, draw: Path | None,
-    as_json: bool,
+    kernel: bool, as_json: bool, voice: Voice,
 ) -> None:  # fmt: skip
     """Say what FILE is, layer by layer: a checkpoint, an ONNX file, an engine or a calibration table.
 
@@ -28,7 +31,13 @@ def command(
     """
     if draw is not None and (variant is None or file is not None):
         raise click.UsageError("--draw goes with --variant and no FILE.")
-    if file is None and variant is not None:
+    if kernel and (file is not None or variant is not None):
+        raise click.UsageError("--kernel is about the plugin's kernel alone; leave FILE and --variant out.")
+    if kernel:
+        from alexnet_deploy.inspection import inspect_kernel
+
+        document = inspect_kernel(voice=voice)
+    elif file is None and variant is not None:
         from alexnet_deploy.inspection import inspect_variant
         from alexnet_deploy.variants import NetworkSpec
 

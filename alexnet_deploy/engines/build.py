@@ -9,6 +9,7 @@ from typing import Any
 
 from alexnet_deploy.engines.options import EngineOptions
 from alexnet_deploy.errors import EngineError
+from alexnet_deploy.machine import gpu_sm
 from alexnet_deploy.optional import tensorrt_from_backend
 from alexnet_deploy.progress import SILENT, Voice
 
@@ -58,7 +59,10 @@ def engine_from_onnx(graph: bytes, options: EngineOptions, *, voice: Voice = SIL
     logger.lines = []
     started = time.perf_counter()
     builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    if options.plugin:
+        graph, flags = _with_plugin(backend, trt, graph, options, flags)
+    network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph) or network.num_layers == 0:
         errors = [str(parser.get_error(index)) for index in range(parser.num_errors)]
@@ -87,6 +91,30 @@ def engine_from_onnx(graph: bytes, options: EngineOptions, *, voice: Voice = SIL
         layers=network.num_layers,
         seconds=time.perf_counter() - started,
     )
+
+
+def _with_plugin(backend: str, trt: Any, graph: bytes, options: EngineOptions, flags: int) -> tuple[bytes, int]:
+    """Registers the LRN plugin, and takes the nodes' function bodies out: the parser prefers them to a plugin."""
+    import onnx
+    import onnx_ir as ir
+
+    from alexnet_deploy.lrn import plugin_rtx, plugin_tensorrt
+    from alexnet_deploy.lrn.node import plugin_nodes, without_bodies
+
+    model = ir.from_proto(onnx.load_from_string(graph))
+    if not plugin_nodes(model):
+        raise EngineError("the graph has no LRN node for the plugin", remedy="lower it with `export --lrn plugin`")
+    if backend == "tensorrt-rtx":
+        plugin_rtx.register(trt)
+        plugin_rtx.build_for(options.sms)
+    else:
+        sm = gpu_sm()
+        if sm is None:
+            raise EngineError("TensorRT builds for the GPU at hand", got="no CUDA device")
+        plugin_tensorrt.register(trt, sm)
+        flags |= plugin_tensorrt.creation_flag(trt)
+    # Not graph_bytes: without its bodies the model is not complete ONNX.
+    return ir.to_proto(without_bodies(model)).SerializeToString(), flags
 
 
 def write_log(path: Path, log: tuple[str, ...]) -> None:

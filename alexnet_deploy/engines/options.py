@@ -30,6 +30,7 @@ class EngineOptions:
         backend: `auto`, `tensorrt` or `tensorrt-rtx`.
         sms: GPU architectures, as 10 * major + minor; TensorRT builds for the GPU at hand instead.
         min_batch, opt_batch, max_batch: The optimisation profile.
+        plugin: Whether the graph's LRN nodes become our plugin; else TensorRT reads the nodes' function bodies.
     """
 
     precision: Precision = Precision.FP16
@@ -38,6 +39,7 @@ class EngineOptions:
     min_batch: int = 1
     opt_batch: int = 1
     max_batch: int = 16
+    plugin: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch <= 65_536:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from alexnet_deploy.errors import EngineError, PrecisionProofError
+from alexnet_deploy.lrn.launch import carried_sms
+from alexnet_deploy.lrn.node import NODE, POOLED_NODE
 
 MAGIC = b"vtrt"
 _SIZE_OFFSET, _MASK_OFFSET = 0x10, 0x20
@@ -57,6 +59,8 @@ class Plan:
         layers: Weighted layers in the order of the plan.
         weight_bytes_by_type: Bytes of all constants, by type.
         reformats: Kernels that only move, cast or reshape data.
+        plugins: Nodes that became our LRN plugin, by name of the plugin.
+        plugin_sms: The SMs for which each of them carries a kernel.
     """
 
     sms: tuple[int, ...]
@@ -64,6 +68,8 @@ class Plan:
     layers: tuple[PlanLayer, ...]
     weight_bytes_by_type: dict[str, int]
     reformats: int
+    plugins: tuple[str, ...] = ()
+    plugin_sms: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -76,6 +82,8 @@ class Plan:
             ],
             "weight_bytes_by_type": self.weight_bytes_by_type,
             "reformats": self.reformats,
+            "plugins": list(self.plugins),
+            "plugin_sms": [f"sm{sm}" for sm in self.plugin_sms],
         }
 
 
@@ -111,6 +119,15 @@ def read_plan(data: bytes) -> Plan:
         layers=tuple(layers.values()),
         weight_bytes_by_type=by_type,
         reformats=len(_MOVERS.findall(data)),
+        plugins=_plugins(data),
+        plugin_sms=carried_sms(data),
+    )
+
+
+def _plugins(data: bytes) -> tuple[str, ...]:
+    """A plugin layer holds its plugin's name behind the name's length; tables of names do not."""
+    return tuple(
+        name for name in (NODE, POOLED_NODE) for _ in range(data.count(struct.pack("<Q", len(name)) + name.encode()))
     )
 
 
@@ -141,6 +158,21 @@ def _layer(match: re.Match[bytes], types: dict[bytes, str], payloads: dict[bytes
     return PlanLayer(
         name=name, op=_WEIGHTED[match["kind"]], precision=precision or "unknown", weight_bytes=payloads.get(weight, 0)
     )
+
+
+def require_plugins(plan: Plan, expected: int) -> None:
+    """Every LRN of the graph is our plugin in the plan, with a kernel for every SM of the engine.
+
+    Raises:
+        PrecisionProofError: A norm is missing, or a kernel.
+    """
+    if len(plan.plugins) != expected or not set(plan.sms) <= set(plan.plugin_sms):
+        raise PrecisionProofError(
+            "the LRN plugin is not in the engine for every norm and SM",
+            got=f"{len(plan.plugins)} norms, kernels for {', '.join(f'sm{sm}' for sm in plan.plugin_sms) or 'no SM'}",
+            expected=f"{expected} norms, kernels for {', '.join(f'sm{sm}' for sm in plan.sms)}",
+            remedy="report it with the versions that `alexnet-deploy doctor` prints; --lrn native does without",
+        )
 
 
 def require_precision(plan: Plan, precision: str, expected: list[str]) -> None:

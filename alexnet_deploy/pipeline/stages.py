@@ -6,7 +6,7 @@ Each makes what it needs from the stage before it, as make would.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.normalise import DEFAULT_OPSET
 from alexnet_deploy.pipeline.fp32 import fp32_from_source, parity_images
+from alexnet_deploy.pipeline.lrn_choice import LrnChoice, lrn_choice
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
 from alexnet_deploy.specs import Lowering, Precision, Target
 from alexnet_deploy.weights import ModelInfo, shipped_checkpoint
@@ -30,13 +31,6 @@ if TYPE_CHECKING:
     from alexnet_deploy.engines.options import EngineOptions
 
 DEFAULT_CALIBRATION_IMAGES = 512
-# Which lowering each target runs fastest, as measured; the reason goes into the passport.
-LOWERINGS = {
-    Target.ONNXRUNTIME_CPU: (Lowering.BANDED, "its LRN kernel calls a scalar pow for every element"),
-    Target.OPENVINO: (Lowering.NATIVE, "its own LRN kernel is faster than the banded form"),
-    Target.TENSORRT: (Lowering.NATIVE, "it fuses its own LRN layer"),
-    Target.TENSORRT_RTX: (Lowering.NATIVE, "it fuses its own LRN layer"),
-}
 
 
 @dataclass(frozen=True)
@@ -202,6 +196,7 @@ class Deployment:
         *,
         calibration: Path | None = None,
         lowering: Lowering | None = None,
+        contain_nan: bool = False,
         output: Path | None = None,
     ) -> Artifact:
         """The graph that `target` runs in `precision`.
@@ -211,30 +206,34 @@ class Deployment:
             target: Where it will run.
             calibration: A table that the user named, for int8; made from the shipped images otherwise.
             lowering: Of LRN; the target's best by default.
+            contain_nan: Of banded LRN: a NaN stays in its window.
             output: Another file than the work directory's.
 
         Raises:
             ArtifactError: The named table belongs to another graph.
         """
+        from alexnet_deploy.lrn.lowering import lrn_nodes, spec_of
         from alexnet_deploy.precision.qdq import SCHEMES
 
         artifact, model, _ = self._graph
-        chosen, reason = LOWERINGS[target] if lowering is None else (lowering, "asked for")
-        if precision is Precision.FP32 and chosen is Lowering.NATIVE:
+        norms = [spec_of(node) for node in lrn_nodes(model)]
+        choice = lrn_choice(target, precision, norms, asked=lowering, contain_nan=contain_nan)
+        if precision is Precision.FP32 and choice.lowering is Lowering.NATIVE:
             return artifact
         parents = [artifact.path]
         if precision is Precision.INT8:
             parents.append(self._table(calibration, artifact))
         if precision is Precision.FP32:
-            name = f"{self.stem}.lrn-{chosen.value}.onnx"
+            name = f"{self.stem}.lrn-{choice.lowering.value}.onnx"
         else:
-            name = f"{self.stem}.{precision.value}.{target.value}.onnx"
-        request: dict[str, Any] = {"precision": precision.value, "target": target.value, "lrn": chosen.value}
+            plugin = ".lrn-plugin" if choice.lowering is Lowering.PLUGIN else ""
+            name = f"{self.stem}.{precision.value}.{target.value}{plugin}.onnx"
+        request: dict[str, Any] = {"precision": precision.value, "target": target.value, **choice.to_json()}
         if precision is Precision.INT8:
             request["scheme"] = asdict(SCHEMES[target])
 
         def stage() -> Made:
-            return self._convert(model, precision, target, chosen, reason, parents)
+            return self._convert(model, precision, target, choice, parents)
 
         return self.workspace.make(output or self.workspace.folder / name, "onnx", request, parents, stage)
 
@@ -259,7 +258,7 @@ class Deployment:
         return named
 
     def _convert(
-        self, model: ir.Model, precision: Precision, target: Target, chosen: Lowering, reason: str, parents: list[Path]
+        self, model: ir.Model, precision: Precision, target: Target, choice: LrnChoice, parents: list[Path]
     ) -> Made:
         from alexnet_deploy import export, graph
         from alexnet_deploy.precision.half import half_from_fp32
@@ -270,8 +269,7 @@ class Deployment:
             "model": self.info.to_json(),
             "precision": precision.value,
             "target": target.value,
-            "lrn": chosen.value,
-            "lrn_reason": reason,
+            **choice.facts(),
         }
         if precision is Precision.INT8:
             converted = int8_from_fp32(model, CalibrationTable.read(parents[1]), target)
@@ -279,7 +277,9 @@ class Deployment:
             converted = model
         else:
             converted = half_from_fp32(model, precision)
-        converted = export.lowered(converted, chosen)
+        converted = export.lowered(
+            converted, choice.lowering, contain_nan=choice.contain_nan, channels_last=choice.channels_last
+        )
         graph.set_info(converted, self.info)
         if precision in export.PARITY_TOLERANCE:
             images = parity_images(self.info.preprocessing)
@@ -297,8 +297,16 @@ class Deployment:
         calibration: Path | None = None,
         output: Path | None = None,
         allow_float: bool = False,
+        lowering: Lowering | None = None,
     ) -> Artifact:
         """An engine with the proof of its precision in the passport.
+
+        Args:
+            options: What to build; whether it takes the LRN plugin follows from `lowering`.
+            calibration: A table that the user named, for int8.
+            output: Another file than the work directory's.
+            allow_float: Keep an engine whose precision is not proved.
+            lowering: Of LRN; the target's best by default.
 
         Raises:
             PrecisionProofError: A layer did not get the precision, and `allow_float` is not set.
@@ -307,7 +315,8 @@ class Deployment:
         from alexnet_deploy.optional import tensorrt_from_backend
 
         backend, module = tensorrt_from_backend(options.backend)
-        graph = self.graph(options.precision, Target(backend), calibration=calibration)
+        graph = self.graph(options.precision, Target(backend), calibration=calibration, lowering=lowering)
+        options = replace(options, plugin=graph.facts.get("lrn") == Lowering.PLUGIN.value)
         request = {**options.to_json(), "backend": backend, "version": module.__version__, "allow_float": allow_float}
         path = output or self.workspace.folder / self.engine_name(options, backend)
 
@@ -321,12 +330,14 @@ class Deployment:
         from alexnet_deploy.engines.options import sm_label
 
         label = sm_label(options.sms) if backend == "tensorrt-rtx" else "native"
-        return f"{self.stem}.{options.precision.value}.{backend}.{label}.engine"
+        plugin = ".lrn-plugin" if options.plugin else ""
+        return f"{self.stem}.{options.precision.value}.{backend}.{label}{plugin}.engine"
 
     def _build(self, graph: Artifact, options: EngineOptions, path: Path, *, allow_float: bool) -> Made:
         from alexnet_deploy.engines.build import engine_from_onnx, write_log
-        from alexnet_deploy.engines.plan import read_plan, require_precision
+        from alexnet_deploy.engines.plan import read_plan, require_plugins, require_precision
         from alexnet_deploy.graph import read_graph, weighted_nodes
+        from alexnet_deploy.lrn.lowering import lrn_nodes
 
         built = engine_from_onnx(graph.path.read_bytes(), options, voice=self.workspace.voice)
         write_log(path.with_name(path.name + ".log"), built.log)
@@ -334,6 +345,7 @@ class Deployment:
             "model": self.info.to_json(),
             "precision": options.precision.value,
             "lrn": graph.facts.get("lrn"),
+            "lrn_reason": graph.facts.get("lrn_reason"),
             "backend": built.backend,
             "profile": [options.min_batch, options.opt_batch, options.max_batch],
             "build_seconds": round(built.seconds, 2),
@@ -345,9 +357,12 @@ class Deployment:
             expected = [layer.name for layer in weighted_nodes(read_graph(self._graph[0].path))]
             if not allow_float:
                 require_precision(plan, options.precision.value, expected)
+            if options.plugin:
+                require_plugins(plan, len(lrn_nodes(self._graph[1])))
             proved = sum(layer.precision == options.precision.value for layer in plan.layers)
             self.workspace.voice.say(
                 f"  precision proof: {proved} of {len(expected)} layers in {options.precision.value}"
+                + (f"; {len(plan.plugins)} LRN plugins" if plan.plugins else "")
             )
         return Made(data=built.plan, facts=facts, tools={built.backend: built.version})
 

@@ -14,6 +14,9 @@ def print_inspection(document: dict[str, Any], console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if document["kind"] == "calibration":
         console.print(_ranges(document))
+    elif document["kind"] == "kernel":
+        for table in (_kernels(document), _traffic(document)):
+            console.print(table)
     elif document["kind"] in ("variant", "checkpoint"):
         console.print(_textbook(document))
     else:
@@ -33,11 +36,18 @@ def _heading(document: dict[str, Any]) -> list[str]:
         )
     if document.get("summary"):
         lines.append(document["summary"])
-    if document["sms"]:
+    if document["sms"] and document["kind"] == "engine":
         lines.append(f"for {', '.join(document['sms'])}; {document['reformats']} kernels only move or cast data")
     if document["weight_bytes_by_type"]:
         by_type = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in document["weight_bytes_by_type"].items())
         lines.append(f"weights by type: {by_type}")
+    facts = (document["passport"] or {}).get("facts", {})
+    if facts.get("lrn_reason"):
+        form = [name.replace("_", " ") for name in ("contain_nan", "channels_last") if facts.get(name)]
+        lines.append(f"LRN {', '.join([facts['lrn'], *form])}: {facts['lrn_reason']}")
+    if document.get("plugins"):
+        names = ", ".join(document["plugins"])
+        lines.append(f"LRN plugins: {names}; with kernels for {', '.join(document['plugin_sms'])}")
     if document["path"] and document["passport"] is None and document["kind"] in ("engine", "onnx"):
         lines.append("no passport beside it")
     return lines
@@ -110,6 +120,32 @@ def _layers(document: dict[str, Any]) -> Table:
             _shape(layer["output"]),
             *(f"{layer[key]:,}" if layer[key] else "" for key in ("parameters", "macs", "weight_bytes")),
         )
+    return table
+
+
+def _kernels(document: dict[str, Any]) -> Table:
+    table = Table(title="alexnet_deploy::LocalResponseNorm, compiled ahead of time", title_justify="left")
+    for name in ("kernel", "layout", "precision", "SM"):
+        table.add_column(name)
+    for name in ("threads", "registers", "spilled bytes", "shared bytes", "code bytes"):
+        table.add_column(name, justify="right")
+    for row in document["kernels"]:
+        numbers = (row[key] for key in ("threads", "registers", "spill_bytes", "shared_bytes", "cubin_bytes"))
+        kernel = "LRN and pool" if row["pooled"] else "LRN"
+        table.add_row(kernel, row["layout"], row["precision"], row["sm"], *(f"{number:,}" for number in numbers))
+    return table
+
+
+def _traffic(document: dict[str, Any]) -> Table:
+    gpus = list(document["traffic"][0]["microseconds"]) if document["traffic"] else []
+    table = Table(title="memory traffic on paper, paper variant: not measured", title_justify="left")
+    for name in ("norm", "batch", "precision", "way"):
+        table.add_column(name)
+    for name in ("MB", *(f"µs on {gpu}" for gpu in gpus)):
+        table.add_column(name, justify="right")
+    for row in document["traffic"]:
+        times = (f"{row['microseconds'][gpu]:.2f}" for gpu in gpus)
+        table.add_row(row["norm"], str(row["batch"]), row["precision"], row["way"], f"{row['bytes'] / 1e6:.2f}", *times)
     return table
 
 
