@@ -68,6 +68,27 @@ def onnx_from_network(network: AlexNet, info: ModelInfo, *, opset: int = DEFAULT
     Raises:
         GraphError: The exporter failed, or an LRN of the network was not recovered.
     """
+    result = normalise(exported_by_torch(network, opset), opset=opset, rename=True)
+    expected = sum(layer.op == "lrn" for layer in network.layers)
+    if len(result.recovered) != expected:
+        raise GraphError(
+            "the exporter wrote LRN in a form that is not recognized",
+            got=f"{len(result.recovered)} LRN nodes recovered",
+            expected=f"{expected}",
+            remedy="report it with the versions that `alexnet-deploy doctor` prints",
+        )
+    result.model.producer_name, result.model.producer_version = "alexnet-deploy", __version__
+    result.model.graph.name = network.spec.variant
+    set_info(result.model, info)
+    return result
+
+
+def exported_by_torch(network: AlexNet, opset: int) -> ir.Model:
+    """What `torch.onnx` itself makes of a network: dynamic batch, LRN torn into nine nodes.
+
+    Raises:
+        GraphError: The exporter failed.
+    """
     import onnx_ir as ir
     import torch
 
@@ -93,19 +114,7 @@ def onnx_from_network(network: AlexNet, info: ModelInfo, *, opset: int = DEFAULT
             raise GraphError("torch.onnx could not export the network", got=str(exc).split("\n")[0]) from exc
     if program is None:
         raise GraphError("torch.onnx returned no graph")
-    result = normalise(ir.from_proto(program.model_proto), opset=opset, rename=True)
-    expected = sum(layer.op == "lrn" for layer in network.layers)
-    if len(result.recovered) != expected:
-        raise GraphError(
-            "the exporter wrote LRN in a form that is not recognized",
-            got=f"{len(result.recovered)} LRN nodes recovered",
-            expected=f"{expected}",
-            remedy="report it with the versions that `alexnet-deploy doctor` prints",
-        )
-    result.model.producer_name, result.model.producer_version = "alexnet-deploy", __version__
-    result.model.graph.name = spec.variant
-    set_info(result.model, info)
-    return result
+    return ir.from_proto(program.model_proto)
 
 
 def lowered(model: ir.Model, lowering: Lowering, *, contain_nan: bool = False, channels_last: bool = False) -> ir.Model:

@@ -60,6 +60,48 @@ def latency_from_samples(samples_ms: NDArray[np.floating], seed: int = 0) -> Lat
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """How many times faster one row is than another; above 1 is faster. `ci95` is a bootstrap interval."""
+
+    median: float
+    ci95: tuple[float, float]
+    rounds: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {
+            "median": round(self.median, 3),
+            "ci95": [round(side, 3) for side in self.ci95],
+            "rounds": self.rounds,
+        }
+
+
+def ratio_from_samples(
+    base_ms: NDArray[np.floating], other_ms: NDArray[np.floating], rounds: int, seed: int = 0
+) -> Ratio:
+    """The median over interleaved rounds of the base's time over the other's, each the median of its round.
+
+    A machine that is slower for a while slows both rows of a round, so that rounds are what is drawn anew.
+
+    Args:
+        base_ms, other_ms: Raw samples in the order taken, as many a round of both.
+        rounds: In how many turns they were taken.
+        seed: Of the bootstrap.
+    """
+    of_round = [
+        base / other
+        for base, other in zip(
+            (np.median(part) for part in np.array_split(np.asarray(base_ms, np.float64), rounds)),
+            (np.median(part) for part in np.array_split(np.asarray(other_ms, np.float64), rounds)),
+            strict=True,
+        )
+    ]
+    draws = np.random.default_rng(seed).choice(of_round, (_BOOTSTRAP_DRAWS, rounds))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+    return Ratio(median=float(np.median(of_round)), ci95=(float(low), float(high)), rounds=rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """Fractions, against labels and against the FP32 reference.
 

@@ -42,7 +42,10 @@ class LocalResponseNorm(nn.Module):
         spec = self.spec
         as_torch = self.contain_nan or torch.compiler.is_compiling()
         if as_torch or x.device.type != "cpu" or x.dim() != 4:
-            return F.local_response_norm(x, spec.size, spec.alpha, spec.beta, spec.bias)
+            # Squares of FP16 above 255 overflow; under export the types are the exporter's affair.
+            half = x.dtype in (torch.float16, torch.bfloat16) and not torch.compiler.is_compiling()
+            wide = F.local_response_norm(x.float() if half else x, spec.size, spec.alpha, spec.beta, spec.bias)
+            return wide.to(x.dtype) if half else wide
         y: Tensor = _BandedLrn.apply(x, spec)
         return y
 

@@ -128,7 +128,8 @@ def _is_plain_pool(node: ir.Node) -> bool:
 def _bodies() -> list[onnx.FunctionProto]:
     """Function bodies of both nodes.
 
-    The pooled one repeats the other: TensorRT-RTX 1.7 reads zeros for attributes that a function passes to another.
+    The pooled one repeats the other: TensorRT-RTX 1.7 refuses a window that is made of attributes which one function
+    passes to another.
     """
     from onnx import parser
 

@@ -20,7 +20,7 @@ from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.normalise import DEFAULT_OPSET
 from alexnet_deploy.pipeline.fp32 import fp32_from_source, parity_images
-from alexnet_deploy.pipeline.lrn_choice import LrnChoice, lrn_choice
+from alexnet_deploy.pipeline.lrn_choice import MEASURED_TARGETS, LrnChoice, lrn_choice
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
 from alexnet_deploy.specs import Lowering, Precision, Target
 from alexnet_deploy.weights import ModelInfo, shipped_checkpoint
@@ -197,6 +197,7 @@ class Deployment:
         calibration: Path | None = None,
         lowering: Lowering | None = None,
         contain_nan: bool = False,
+        measure: bool = False,
         output: Path | None = None,
     ) -> Artifact:
         """The graph that `target` runs in `precision`.
@@ -207,6 +208,7 @@ class Deployment:
             calibration: A table that the user named, for int8; made from the shipped images otherwise.
             lowering: Of LRN; the target's best by default.
             contain_nan: Of banded LRN: a NaN stays in its window.
+            measure: Choose the lowering by timing it here, where the target can be timed.
             output: Another file than the work directory's.
 
         Raises:
@@ -217,7 +219,10 @@ class Deployment:
 
         artifact, model, _ = self._graph
         norms = [spec_of(node) for node in lrn_nodes(model)]
-        choice = lrn_choice(target, precision, norms, asked=lowering, contain_nan=contain_nan)
+        if measure and target in MEASURED_TARGETS:
+            choice = self._measured_choice(target)
+        else:
+            choice = lrn_choice(target, precision, norms, asked=lowering, contain_nan=contain_nan)
         if precision is Precision.FP32 and choice.lowering is Lowering.NATIVE:
             return artifact
         parents = [artifact.path]
@@ -236,6 +241,13 @@ class Deployment:
             return self._convert(model, precision, target, choice, parents)
 
         return self.workspace.make(output or self.workspace.folder / name, "onnx", request, parents, stage)
+
+    def _measured_choice(self, target: Target) -> LrnChoice:
+        from alexnet_deploy.pipeline.lrn_measured import measured_choice
+
+        artifact, model, info = self._graph
+        path = self.workspace.folder / f"{self.stem}.lrn-measured.{target.value}.json"
+        return measured_choice(self.workspace, path, model, artifact.path, info.preprocessing, target)
 
     def _table(self, named: Path | None, artifact: Artifact) -> Path:
         if named is None:
