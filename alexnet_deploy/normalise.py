@@ -66,10 +66,11 @@ def normalise(model: ir.Model, *, opset: int = DEFAULT_OPSET, rename: bool = Fal
         if count:
             changes.append(f"{count} {text}")
     common.RemoveUnusedNodesPass()(current)
-    if _make_batch_dynamic(current):
-        changes.append("batch made dynamic")
+    # Before the batch is freed: torch writes a fixed one into the reshapes around the window.
     current = inferred_copy(current)
     recovered = tuple(recover_lrn(current))
+    if _make_batch_dynamic(current):
+        changes.append("batch made dynamic")
     if name_layers(current, rename=rename):
         changes.append("layers named")
     _forget_exporter_notes(current)

@@ -230,6 +230,37 @@ def test_a_fixed_batch_becomes_dynamic_in_every_shape(batch: int) -> None:
     assert evaluate(result.model, np.ones((7, 3, 4, 4), np.float32)).shape == (7, 27)
 
 
+def test_a_batch_written_into_the_reshapes_of_an_lrn_is_freed_with_it() -> None:
+    model = model_of(
+        [
+            helper.make_node("Mul", ["x", "x"], ["squares"]),
+            helper.make_node("Reshape", ["squares", "wide"], ["w"]),
+            helper.make_node(
+                "AveragePool", ["w"], ["mean"], kernel_shape=[5, 1, 1], pads=[2, 0, 0, 2, 0, 0], count_include_pad=1
+            ),
+            helper.make_node("Reshape", ["mean", "narrow"], ["n"]),
+            helper.make_node("Mul", ["n", "alpha"], ["scaled"]),
+            helper.make_node("Add", ["scaled", "bias"], ["sums"]),
+            helper.make_node("Pow", ["sums", "beta"], ["power"]),
+            helper.make_node("Div", ["x", "power"], ["y"]),
+        ],
+        [4, 9, 3, 2],
+        {
+            "wide": np.asarray([4, 1, 9, 3, 2], np.int64),
+            "narrow": np.asarray([4, 9, 3, 2], np.int64),
+            "alpha": np.asarray(1e-2, np.float32),
+            "bias": np.asarray(2.0, np.float32),
+            "beta": np.asarray(0.75, np.float32),
+        },
+    )
+    result = normalise(model)
+    assert operators(result.model) == ["LRN"]
+    assert [found.spec for found in result.recovered] == [LrnSpec(alpha=1e-2, bias=2.0)]
+    x = np.random.default_rng(0).standard_normal((8, 9, 3, 2)).astype(np.float32)
+    expected = np.concatenate([evaluate(model, x[:4]), evaluate(model, x[4:])])
+    np.testing.assert_allclose(evaluate(result.model, x), expected, rtol=1e-5)
+
+
 def test_nameless_nodes_get_names_that_are_free() -> None:
     weight = np.ones((3, 3, 1, 1), np.float32)
     model = model_of(

@@ -1,15 +1,29 @@
 """Puts ONNX's `LRN` node back where an exporter took it apart.
 
-torch writes `x / (k + alpha * avg_pool(pad(x**2)))**beta` as nine nodes, in forms that differ by exporter,
-opset and folding. So the match is not on one form: it finds a division whose denominator depends on its
-numerator and on constants alone, reads the constants off, and proves the equality on numbers before it
-replaces anything.
+torch writes `x / (k + alpha * avg_pool(pad(x**2)))**beta` as nine nodes or as forty, in forms that differ by
+exporter, opset and folding. So the match is not on one form, and has three steps:
+
+1. A product `x * s**-beta`, whatever powers, roots, quotients and reciprocals it is written with, gives `beta`.
+2. The operators between `x` and `s` must make `s` a polynomial of degree two in the values of `x`, with coefficients
+   that depend on nothing else (`_Polynomial`).
+3. On numbers, that polynomial must be `bias + alpha / size * sum(x[i]**2 for i in window)`, and the product the LRN of
+   the oracle (`_proved`).
+
+Why this is enough: steps 1 and 2 hold for all values. Two polynomials that differ do so at almost every point, so
+values drawn at random tell them apart. How far two that agree there to FP32 rounding can be from each other elsewhere
+is bounded, because the values are spread over eight decades around the one at which the squares equal `bias`: every
+coefficient, those that have to be zero included, rules the sum somewhere. A kink beyond the range of the values (Abs,
+Clip, Max, Relu) cannot be there: no polynomial has one. A shape enters only as an argument of what moves values, and
+where height or width is dynamic the proof is made at two of each.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,18 +35,35 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-# What the exporters use between the squares and the division, shape arithmetic included.
-_CHAIN_OPS = frozenset({
-    "Mul", "Pow", "Reshape", "Unsqueeze", "Squeeze", "Pad", "AveragePool", "Add", "Cast", "Identity",
-    "Shape", "Gather", "Concat", "Slice", "Constant", "ConstantOfShape", "Transpose", "Div", "Sub",
+_DOMAINS = ("", "ai.onnx")
+# Linear in the first input; the others say how the values move.
+_LINEAR = frozenset({
+    "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Slice", "Pad", "Expand", "Identity", "Neg",
+    "AveragePool", "Cast",
 })  # fmt: skip
-_MAX_CHAIN_NODES = 40
-# FP32 graphs against float64: nine operations of rounding each.
-_RELATIVE_TOLERANCE = 1e-5
-# Large enough that the squares outweigh `bias` in FP32 for alphas down to 1e-6.
-_LARGE = 1000.0
-# Probes: around 1, where `k` rules the denominator, and well above, where the squares do.
-_PROBE_SCALES = (1.0, 30.0, 300.0)
+_SUMS, _PRODUCTS = frozenset({"Add", "Sub", "Sum", "Concat"}), frozenset({"Mul", "Conv"})
+# What exporters compute shapes with; none depends on anything but its inputs.
+_SHAPE_ARITHMETIC = _LINEAR | _SUMS | frozenset({
+    "Mul", "Div", "Mod", "Gather", "ConstantOfShape", "Where", "Equal", "Less", "Greater", "Not", "Min", "Max",
+    "Floor", "Ceil", "Range",
+})  # fmt: skip
+_WINDOWS = frozenset({"AveragePool", "Conv", "Slice"})
+_MAX_VALUES = 200
+# x / sqrt(s) / sqrt(sqrt(s)) is two deep.
+_MAX_QUOTIENTS = 3
+# In place of a degree: the value depends on shapes.
+_SHAPE = -1
+# Half a dozen roundings in FP32, against float64; what is too small for FP32's full precision is not compared.
+_RELATIVE_TOLERANCE, _TINY = 5e-6, 1e-35
+# Squares exactly, and outweighs `bias` in FP32 for any alpha down to 1e-10.
+_IMPULSE = 2.0**20
+_NORMAL_SCALES, _DECADES = (0.1, 1.0, 30.0), 4.0
+# (N, H, W) for what is dynamic, small ones first; below a stack of strides and pools only the large ones are images.
+_SIZES = ((2, 5, 7), (1, 9, 6), (2, 67, 75), (1, 99, 83), (1, 224, 256), (1, 320, 288))
+
+_Sizes = tuple[int, int, int]
+_Shapes = dict[str, tuple[int, ...]]
+_Factors = tuple[tuple["ir.Value", float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,159 +76,465 @@ class Recovered:
 
 
 def recover_lrn(model: ir.Model) -> list[Recovered]:
-    """Replaces every decomposed Local Response Normalization in `model` by an `LRN` node, in place.
+    """Replaces every decomposed Local Response Normalization of the main graph by an `LRN` node, in place.
 
-    Requires: FP32 chains whose channel count is known (run shape inference first).
-    Ensures: the outputs are equal to FP32 rounding, proved on random values per chain; what is not proved stays.
+    Requires: FP32 chains of four dimensions (ONNX Runtime's `LRN` takes no other) with a channel count that
+    shape inference finds. An initializer that is also an input of the graph is not a constant, since the caller may
+    feed another; `normalise` takes these off the inputs.
+    Ensures: the outputs are equal to FP32 rounding for values whose squares FP32 holds, proved per chain (see the
+    module); what is not proved stays.
+    Windows of even size stay: torch's are not ONNX's, and ONNX Runtime refuses ONNX's.
 
     Returns:
-        What was put back; empty where nothing was modified.
+        What was put back, in order; empty where nothing was modified.
     """
-    import onnx_ir as ir
     from onnx_ir.passes import common
 
-    found = []
-    for node in list(model.graph):
-        if node.op_type != "Div":
-            continue
-        numerator, denominator = node.inputs
-        if numerator is None or denominator is None:
-            continue
-        chain = _chain(numerator, denominator)
-        if chain is None:
-            continue
-        spec = _spec_from_chain(chain, numerator, denominator)
-        if spec is None:
-            continue
-        lrn = ir.node(
-            "LRN",
-            [numerator],
-            {"size": spec.size, "alpha": spec.alpha, "beta": spec.beta, "bias": spec.bias},
-            name=node.name,
-        )
-        output = node.outputs[0]
-        lrn.outputs[0].shape, lrn.outputs[0].type = numerator.shape, numerator.type
-        lrn.outputs[0].name = output.name
-        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [lrn], [output], lrn.outputs)
-        found.append(Recovered(output=str(output.name), spec=spec, nodes_replaced=len(chain) + 1))
+    found: list[Recovered] = []
+    # Once more after a success: shape inference sees further through an LRN than through what it was made of.
+    while more := _recover_once(model):
+        found += more
     if found:
         common.RemoveUnusedNodesPass()(model)
+    order = {str(node.outputs[0].name): index for index, node in enumerate(model.graph)}
+    # What nothing that is read depended on is gone.
+    return sorted((one for one in found if one.output in order), key=lambda one: order[one.output])
+
+
+def _recover_once(model: ir.Model) -> list[Recovered]:
+    found = []
+    shapes_at = _shape_inference(model)
+    # The last node of a chain comes first: x / sqrt(s) within x / sqrt(s) / sqrt(sqrt(s)) would be an LRN too.
+    for node in reversed(list(model.graph)):
+        if node.op_type not in ("Div", "Mul") or node.domain not in _DOMAINS or not _is_read(node):
+            continue
+        for chain in _chains(node.outputs[0]):
+            spec = _spec_of_chain(chain, shapes_at)
+            if spec is not None:
+                name, nodes = str(node.outputs[0].name), {*chain.sums.nodes, *chain.power_nodes}
+                found.append(Recovered(output=name, spec=spec, nodes_replaced=len(nodes)))
+                _replace(model, node, chain.x, spec)
+                _remove_unread(model, nodes)
+                break
     return found
 
 
-def _chain(numerator: ir.Value, denominator: ir.Value) -> list[ir.Node] | None:
-    """Nodes between numerator and denominator in execution order, or None where anything else feeds them."""
-    found: dict[ir.Node, None] = {}
-    reached = False
+def _is_read(node: ir.Node) -> bool:
+    return any(value.uses() or value.is_graph_output() for value in node.outputs)
 
-    def visit(value: ir.Value | None) -> bool:
-        nonlocal reached
-        if value is numerator:
-            reached = True
-            return True
-        if value is None or constant_of(value) is not None:
-            return True
+
+def _replace(model: ir.Model, node: ir.Node, x: ir.Value, spec: LrnSpec) -> None:
+    import onnx_ir as ir
+
+    constants = {"size": spec.size, "alpha": spec.alpha, "beta": spec.beta, "bias": spec.bias}
+    lrn = ir.node("LRN", [x], constants, name=node.name)
+    output = node.outputs[0]
+    lrn.outputs[0].shape, lrn.outputs[0].type = x.shape, x.type
+    lrn.outputs[0].name = output.name
+    ir.convenience.replace_nodes_and_values(model.graph, node, [node], [lrn], [output], lrn.outputs)
+
+
+def _remove_unread(model: ir.Model, nodes: set[ir.Node]) -> None:
+    for node in [present for present in reversed(model.graph) if present in nodes]:
+        if not _is_read(node):
+            # onnx_ir's own pass leaves what a branch reads, also after the If is gone.
+            for inner in _inner_nodes(node):
+                for index in range(len(inner.inputs)):
+                    inner.replace_input_with(index, None)
+            model.graph.remove(node, safe=True)
+
+
+def _inner_nodes(node: ir.Node) -> list[ir.Node]:
+    return [inner for branch in _branches(node) for inner in branch]
+
+
+def _branches(node: ir.Node) -> list[ir.Graph]:
+    return [attribute.as_graph() for attribute in node.attributes.values()] if node.op_type == "If" else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chain:
+    """`output = x * s**-beta`, with `s` a polynomial of degree two in `x`."""
+
+    x: ir.Value
+    output: ir.Value
+    beta: float
+    power_nodes: tuple[ir.Node, ...]
+    sums_value: ir.Value
+    sums: _Polynomial
+
+
+def _chains(output: ir.Value) -> Iterator[_Chain]:
+    """Every way to read a value as `x * s**-beta`."""
+    import onnx_ir as ir
+
+    for x, others, between in _numerators(output):
+        if x.dtype not in (None, ir.DataType.FLOAT) or _constant(x) is not None:
+            continue
+        powers: dict[ir.Value, float] = {}
+        nodes = dict.fromkeys(between)
+        for value, exponent in others:
+            _collect_powers(value, exponent, powers, nodes)
+        sums_value, exponent = next(iter(powers.items()))
+        sums = _Polynomial(x)
+        if len(powers) > 1 or exponent >= 0 or sums.degree(sums_value) != 2:
+            continue
+        if any(node.op_type in _WINDOWS for node in sums.nodes):
+            yield _Chain(
+                x=x, output=output, beta=_decimal(-exponent), power_nodes=tuple(nodes), sums_value=sums_value, sums=sums
+            )  # fmt: skip
+
+
+def _numerators(output: ir.Value) -> Iterator[tuple[ir.Value, _Factors, tuple[ir.Node, ...]]]:
+    """Splits a product at each of its factors of exponent one: it, the others with theirs, and the nodes between."""
+    pending: list[tuple[ir.Value, _Factors, tuple[ir.Node, ...]]] = [(output, (), ())]
+    for _ in range(_MAX_QUOTIENTS):
+        splits = []
+        for value, others, nodes in pending:
+            node = value.producer()
+            if node is None or node.op_type not in ("Mul", "Div") or node.domain not in _DOMAINS:
+                continue
+            left, right = node.inputs
+            if left is None or right is None:
+                continue
+            sign = 1.0 if node.op_type == "Mul" else -1.0
+            splits.append((left, (*others, (right, sign)), (*nodes, node)))
+            if node.op_type == "Mul":
+                splits.append((right, (*others, (left, 1.0)), (*nodes, node)))
+        yield from splits
+        pending = splits
+
+
+def _collect_powers(
+    value: ir.Value, exponent: float, powers: dict[ir.Value, float], nodes: dict[ir.Node, None]
+) -> None:
+    """Adds up the exponents of what a product is made of; a sum, or a multiple of one, is not taken apart."""
+    node = value.producer()
+    inside = _factors(node, exponent) if node is not None and node.domain in _DOMAINS else ()
+    if node is None or not inside:
+        powers[value] = powers.get(value, 0.0) + exponent
+        return
+    nodes[node] = None
+    for operand, power in inside:
+        _collect_powers(operand, power, powers, nodes)
+
+
+def _factors(node: ir.Node, exponent: float) -> _Factors:
+    inputs = [operand for operand in node.inputs if operand is not None]
+    numbers = [_number(operand) for operand in inputs]
+    if node.op_type == "Identity":
+        return ((inputs[0], exponent),)
+    if node.op_type == "Sqrt":
+        return ((inputs[0], exponent / 2),)
+    if node.op_type == "Reciprocal" or (node.op_type == "Div" and numbers[0] == 1):
+        return ((inputs[-1], -exponent),)
+    if node.op_type == "Pow" and numbers[1] is not None:
+        return ((inputs[0], exponent * numbers[1]),)
+    if node.op_type in ("Mul", "Div") and all(_constant(operand) is None for operand in inputs):
+        return (inputs[0], exponent), (inputs[1], exponent if node.op_type == "Mul" else -exponent)
+    return ()
+
+
+def _constant(value: ir.Value) -> NDArray[Any] | None:
+    node = value.producer()
+    tensor = node.attributes.get("value") if node is not None and node.op_type == "Constant" else None
+    if tensor is not None:
+        # `constant_of` would name the tensor, and a graph in which nothing is found stays as it is to the byte.
+        return tensor.as_tensor().numpy()
+    return None if value.is_graph_input() else constant_of(value)
+
+
+def _number(value: ir.Value | None) -> float | None:
+    """A constant that is one number, and adds no dimensions where it is broadcast."""
+    array = None if value is None else _constant(value)
+    return float(array.reshape(())) if array is not None and array.size == 1 and array.ndim <= 4 else None
+
+
+class _Polynomial:
+    """A value as a polynomial in the values of `x`: its degree, and the nodes that compute it, in order."""
+
+    def __init__(self, x: ir.Value) -> None:
+        self.nodes: dict[ir.Node, None] = {}
+        self.constants: dict[str, NDArray[Any]] = {}
+        # Shape nodes of values that are not computed from `x`: all that the chain may know of the rest of the graph.
+        self.foreign_shapes: dict[ir.Node, None] = {}
+        self._x = x
+        self._degrees: dict[ir.Value, int | None] = {x: 1}
+
+    def degree(self, value: ir.Value | None) -> int | None:
+        """0 for a constant, `_SHAPE` for what depends on shapes, None for what is no polynomial of degree up to 2."""
+        if value is None:
+            return 0
+        if value not in self._degrees:
+            degree = self._degree(value)
+            self._degrees[value] = degree if degree is None or degree <= 2 else None
+        return self._degrees[value]
+
+    def _degree(self, value: ir.Value) -> int | None:
+        # A branch of an If brings what it declares itself.
+        here = value.graph is self._x.graph
+        array = _constant(value)
+        if array is not None:
+            self.constants.update({str(value.name): array} if here else {})
+            return 0
         node = value.producer()
-        if node is None or node.op_type not in _CHAIN_OPS or node.domain not in ("", "ai.onnx"):
-            return False
-        if node in found:
-            return True
-        if len(found) >= _MAX_CHAIN_NODES or not all(visit(parent) for parent in node.inputs):
-            return False
-        found[node] = None
-        return True
+        if node is None or node.domain not in _DOMAINS or len(self._degrees) > _MAX_VALUES:
+            return None
+        if node.op_type == "Shape" and not self._computes(node.inputs[0]):
+            self.foreign_shapes[node] = None
+            return _SHAPE if here else None
+        degree = self._degree_of_if(node) if node.op_type == "If" else self._degree_of_node(node)
+        if degree is not None and here:
+            self.nodes[node] = None
+        return degree
 
-    complete = visit(denominator)
-    pools = [node for node in found if node.op_type == "AveragePool"]
-    return list(found) if complete and reached and len(pools) == 1 else None
+    def _computes(self, value: ir.Value | None) -> bool:
+        return value is None or value is self._x or _constant(value) is not None or value.producer() in self.nodes
+
+    def _degree_of_if(self, node: ir.Node) -> int | None:
+        """torch writes `squeeze` as an If on the shape of what it squeezes."""
+        results = [self.degree(branch.outputs[0]) for branch in _branches(node) if len(branch.outputs) == 1]
+        degrees = [degree for degree in results if degree is not None and degree >= 0]
+        return max(degrees) if len(degrees) == 2 and self.degree(node.inputs[0]) in (0, _SHAPE) else None
+
+    def _degree_of_node(self, node: ir.Node) -> int | None:
+        op = node.op_type
+        results = [self.degree(operand) for operand in node.inputs]
+        degrees = [degree for degree in results if degree is not None]
+        if not degrees or len(degrees) < len(results):
+            return None
+        if op == "Shape":
+            return _SHAPE
+        first, others = degrees[0], degrees[1:]
+        if max(degrees) <= 0:
+            return min(degrees) if op in _SHAPE_ARITHMETIC else None
+        if op in _LINEAR:
+            moves = max(others, default=0) <= 0 and (op != "Pad" or others[1:2] != [_SHAPE])
+            return first if moves and (op != "Cast" or _casts_to_float(node)) else None
+        if min(degrees) < 0:
+            return None
+        if op in _SUMS:
+            return max(degrees)
+        if op in _PRODUCTS:
+            return max(first + others[0], *others[1:], 0)
+        if op == "Div":
+            return first if others[0] == 0 else None
+        exponent = _number(node.inputs[1]) if op == "Pow" else None
+        return first * int(exponent) if exponent in (1, 2) else None
 
 
-def _spec_from_chain(chain: list[ir.Node], numerator: ir.Value, denominator: ir.Value) -> LrnSpec | None:
-    """Reads size from the pool and beta from the power, bias and alpha from the values, and checks them all."""
-    shape = numerator.shape
-    if shape is None or len(shape) < 3 or not all(isinstance(side, int) for side in list(shape)[1:]):
-        return None
-    sides = [side if isinstance(side, int) else 1 for side in shape]
-    kernel = next(node for node in chain if node.op_type == "AveragePool").attributes.get("kernel_shape")
-    size = int(np.prod(kernel.as_ints())) if kernel is not None else 0
-    exponent = constant_of(chain[-1].inputs[1]) if chain[-1].op_type == "Pow" else None
-    if size % 2 == 0 or exponent is None or exponent.size != 1:
-        return None
-    beta = float(exponent.reshape(()))
-    evaluate = _evaluator(chain, numerator, denominator, sides)
-    zero = evaluate(np.zeros(sides, np.float32))
-    large = evaluate(np.full(sides, _LARGE, np.float32))
-    if beta <= 0 or zero is None or large is None or not (zero > 0).all() or not (large > 0).all():
-        return None
-    bias = float(np.float64(zero.flat[0]) ** (1 / beta))
-    # The window of a middle channel is full unless it is wider than all the channels.
-    full = min(size, sides[1])
-    middle = np.float64(large.max()) ** (1 / beta)
-    alpha = (middle - bias) * size / full / _LARGE**2
-    if not alpha > 0:
-        return None
-    short = LrnSpec(size=size, alpha=_rounded(alpha), beta=_rounded(beta), bias=_rounded(bias))
-    plain = LrnSpec(size=size, alpha=alpha, beta=beta, bias=bias)
-    return next((spec for spec in (short, plain) if _proved(evaluate, sides, spec)), None)
+def _casts_to_float(node: ir.Node) -> bool:
+    import onnx_ir as ir
+
+    return node.attributes["to"].as_int() in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+
+
+def _shape_inference(model: ir.Model) -> Callable[[_Sizes], _Shapes]:
+    """Returns what infers the shapes that are known at concrete sizes of the graph's inputs, by name."""
+    import onnx
+    import onnx_ir as ir
+
+    @cache
+    def stripped() -> onnx.ModelProto:
+        """Shapes do not depend on the weights' values, and inference copies what it is given."""
+        proto = ir.to_proto(model)
+        graph = proto.graph
+        tensors, names = list(graph.initializer), {value.name for value in graph.input}
+        del graph.initializer[:], graph.value_info[:]
+        graph.initializer.extend(tensor for tensor in tensors if math.prod(tensor.dims) <= 64)
+        for tensor in tensors:
+            if math.prod(tensor.dims) > 64 and tensor.name not in names:
+                graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        for value in graph.output:
+            value.type.tensor_type.ClearField("shape")
+        return proto
+
+    @cache
+    def shapes_at(sizes: _Sizes) -> _Shapes:
+        proto = onnx.ModelProto()
+        proto.CopyFrom(stripped())
+        bound: dict[str, int] = {}
+        for value in proto.graph.input:
+            for axis, side in enumerate(value.type.tensor_type.shape.dim):
+                # The channel count is never guessed.
+                if not side.HasField("dim_value") and axis in (0, 2, 3):
+                    size = sizes[max(0, axis - 1)]
+                    side.dim_value = bound.setdefault(side.dim_param, size) if side.dim_param else size
+        graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+        types = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
+        return {
+            name: tuple(side.dim_value for side in kind.shape.dim)
+            for name, kind in types.items()
+            if kind.HasField("shape") and all(side.HasField("dim_value") for side in kind.shape.dim)
+        }
+
+    return shapes_at
+
+
+@np.errstate(all="ignore")
+def _spec_of_chain(chain: _Chain, shapes_at: Callable[[_Sizes], _Shapes]) -> LrnSpec | None:
+    """Reads the constants off at the first size at which the chain runs, and proves them there and at another."""
+    specs: list[LrnSpec] | None = None
+    proved: set[tuple[int, ...]] = set()
+    images: set[tuple[int, ...]] = set()
+    run = _Evaluator.of(chain)
+    for sizes in _SIZES if run is not None else ():
+        shapes = shapes_at(sizes)
+        sides = _sides(chain, sizes, shapes)
+        images.add(sides[2:])
+        if run is None or not sides or sides in proved:
+            continue
+        at_zero = run(np.zeros(sides, np.float32), shapes)
+        # A size at which the chain does not run is no counter-example: nobody can have run the graph with it.
+        if at_zero is None:
+            continue
+        if at_zero[0].shape != sides:
+            return None
+        if specs is None:
+            specs = _specs_read_off(chain, run, float(at_zero[0].flat[0]), sides, shapes)
+        specs = [spec for spec in specs if _proved(run, sides, shapes, spec)]
+        proved.add(sides)
+        if not specs or len(proved) == 2:
+            break
+    enough = len({sides[2:] for sides in proved}) >= (1 if len(images) == 1 else 2)
+    return specs[0] if specs and enough else None
+
+
+def _sides(chain: _Chain, sizes: _Sizes, shapes: _Shapes) -> tuple[int, ...]:
+    """The shape of `x` there, empty where unknown; any will do if the chain knows nothing of the rest of the graph."""
+    sides = list(chain.x.shape or ())
+    if (inferred := shapes.get(str(chain.x.name))) is not None:
+        sides = list(inferred)
+    elif not chain.sums.foreign_shapes:
+        free = dict(zip((0, 2, 3), sizes, strict=True))
+        sides = [free.get(axis, side) if not isinstance(side, int) else side for axis, side in enumerate(sides)]
+    known = tuple(side for side in sides if isinstance(side, int) and side > 0)
+    return known if len(known) == len(sides) == 4 else ()
+
+
+def _specs_read_off(
+    chain: _Chain, run: _Evaluator, bias: float, sides: tuple[int, ...], shapes: _Shapes
+) -> list[LrnSpec]:
+    """The window from what the first and the last channel reach, `alpha` from what the first adds to itself."""
+    reached = []
+    for channel in (0, -1):
+        x = np.zeros(sides, np.float32)
+        x[:, channel] = _IMPULSE
+        results = run(x, shapes)
+        if results is None or results[0].shape != sides:
+            return []
+        reached.append((results[0][0, :, 0, 0].astype(np.float64) - bias) / _IMPULSE**2)
+    share = float(reached[0][0])
+    if not 0 < bias < math.inf or not 0 < share < math.inf:
+        return []
+    below, above = (int((response > share / 2).sum()) - 1 for response in reached)
+    size = below + above + 1
+    if size == 2 * sides[1] - 1:
+        # Windows that reach all channels differ in no value: the pool's kernel tells how it was written.
+        pools = [node for node in chain.sums.nodes if node.op_type == "AveragePool"]
+        size = math.prod(pools[0].attributes["kernel_shape"].as_ints()) if len(pools) == 1 else size
+    if above != below or size % 2 == 0:
+        return []
+    exact = LrnSpec(size=size, alpha=share * size, beta=chain.beta, bias=bias)
+    return [replace(exact, alpha=_rounded(exact.alpha), bias=_rounded(bias)), exact]
+
+
+def _decimal(value: float) -> float:
+    """The shortest decimal number that is the same in FP32."""
+    return float(str(np.float32(value)))
 
 
 def _rounded(value: float) -> float:
     """The shortest decimal number within what FP32 arithmetic blurs."""
     return next(
-        (short for digits in range(1, 8) if abs((short := float(f"{value:.{digits}g}")) - value) <= 3e-6 * abs(value)),
+        (short for digits in range(1, 8) if abs((short := float(f"{value:.{digits}g}")) - value) <= 1e-6 * abs(value)),
         value,
     )
 
 
-def _proved(evaluate: _Evaluator, sides: list[int], spec: LrnSpec) -> bool:
-    random = np.random.default_rng(0)
-    for scale in _PROBE_SCALES:
-        x = (random.standard_normal(sides) * scale).astype(np.float32)
-        denominator = evaluate(x)
-        if denominator is None:
+def _proved(run: _Evaluator, sides: tuple[int, ...], shapes: _Shapes, spec: LrnSpec) -> bool:
+    tolerance = _RELATIVE_TOLERANCE / max(1.0, spec.beta)
+    for x in _probes(sides, spec):
+        results = run(x, shapes)
+        if results is None or any(result.shape != sides for result in results):
             return False
-        expected, got = lrn_reference(x, spec), x / denominator.astype(np.float64)
-        if got.shape != expected.shape or not np.allclose(got, expected, rtol=_RELATIVE_TOLERANCE, atol=0):
+        sums, output = results
+        pairs = ((x / sums.astype(np.float64), replace(spec, beta=1.0), tolerance), (output, spec, 2 * tolerance))
+        if not all(np.allclose(got, lrn_reference(x, held), rtol=limit, atol=_TINY) for got, held, limit in pairs):
             return False
     return True
 
 
-class _Evaluator:
-    """Runs the chain alone in ONNX Runtime: numerator in, denominator out; None where it does not run."""
+def _probes(sides: tuple[int, ...], spec: LrnSpec) -> Iterator[NDArray[np.float32]]:
+    """Around the value at which the squares equal `bias`: all alike, and spread so that each outweighs all others."""
+    random = np.random.default_rng(0)
+    unit = math.sqrt(spec.bias * spec.size / spec.alpha)
+    for scale in _NORMAL_SCALES:
+        yield (unit * scale * random.standard_normal(sides)).astype(np.float32)
+    for _ in range(2 + 256 // (sides[0] * sides[2] * sides[3])):
+        magnitudes = 10 ** random.uniform(-_DECADES, _DECADES, sides)
+        yield (unit * magnitudes * random.choice((-1.0, 1.0), sides)).astype(np.float32)
 
-    def __init__(self, data: bytes, name: str) -> None:
+
+class _Evaluator:
+    """Runs the chain alone in ONNX Runtime: `x` in, sums and output out; None where it does not run."""
+
+    def __init__(self, data: bytes, chain: _Chain) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        self._name = name
+        self._chain = chain
         self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        denominator: NDArray[np.float32] = self._session.run(None, {self._name: x})[0]
-        return denominator if denominator.shape == x.shape else None
+    def __call__(self, x: NDArray[np.float32], shapes: _Shapes) -> list[NDArray[np.float32]] | None:
+        feed: dict[str, NDArray[Any]] = {str(self._chain.x.name): x}
+        for node in self._chain.sums.foreign_shapes:
+            shape = shapes.get(str(node.inputs[0].name)) if node.inputs[0] is not None else None
+            if shape is None:
+                return None
+            start, end = (node.attributes.get(name) for name in ("start", "end"))
+            part = slice(start.as_int() if start is not None else None, end.as_int() if end is not None else None)
+            feed[str(node.outputs[0].name)] = np.asarray(shape[part], np.int64)
+        try:
+            results: list[NDArray[np.float32]] = self._session.run(None, feed)
+        except Exception:  # its errors share no base class
+            return None
+        return results
 
+    @classmethod
+    def of(cls, chain: _Chain) -> _Evaluator | None:
+        """None where ONNX Runtime cannot read the chain: what does not run is not proved."""
+        import onnx
+        import onnx_ir as ir
 
-def _evaluator(chain: list[ir.Node], numerator: ir.Value, denominator: ir.Value, sides: list[int]) -> _Evaluator:
-    import onnx
-    import onnx_ir as ir
-
-    inside = {id(output) for node in chain for output in node.outputs}
-    constants = {}
-    for node in chain:
-        for value in node.inputs:
-            if value is not None and value is not numerator and id(value) not in inside:
-                array = constant_of(value)
-                assert array is not None
-                constants[value.name] = onnx.numpy_helper.from_array(array, value.name)
-    graph = onnx.helper.make_graph(
-        [ir.serde.serialize_node(node) for node in chain],
-        "chain",
-        [onnx.helper.make_tensor_value_info(str(numerator.name), onnx.TensorProto.FLOAT, sides)],
-        [onnx.helper.make_tensor_value_info(str(denominator.name), onnx.TensorProto.FLOAT, None)],
-        list(constants.values()),
-    )
-    graph_owner = chain[0].graph
-    opset = graph_owner.opset_imports.get("", 18) if graph_owner is not None else 18
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
-    return _Evaluator(proto.SerializeToString(), str(numerator.name))
+        helper, floats, integers = onnx.helper, onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+        owner, sums = chain.x.graph, chain.sums
+        present = owner.opset_imports.get("", 18) if isinstance(owner, ir.Graph) else 18
+        constants = dict(sums.constants)
+        for value in (value for node in chain.power_nodes for value in node.inputs if value is not None):
+            array = _constant(value)
+            constants.update({} if array is None else {str(value.name): array})
+        nodes = [node for node in owner or () if node in sums.nodes or node in chain.power_nodes]
+        shape_names = [str(node.outputs[0].name) for node in sums.foreign_shapes]
+        graph = helper.make_graph(
+            [ir.serde.serialize_node(node) for node in nodes],
+            "chain",
+            [
+                helper.make_tensor_value_info(str(chain.x.name), floats, [None] * 4),
+                *(helper.make_tensor_value_info(name, integers, [None]) for name in shape_names),
+            ],
+            [
+                helper.make_tensor_value_info(str(value.name), floats, None)
+                for value in (chain.sums_value, chain.output)
+            ],
+            [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+        )
+        try:
+            every = [inner for node in nodes for inner in (node, *_inner_nodes(node))]
+            # The oldest opset in which these operators are what they are: ONNX Runtime may not read the newest.
+            opset = max(onnx.defs.get_schema(node.op_type, present).since_version for node in every)
+            proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+            return cls(proto.SerializeToString(), chain)
+        except Exception:  # its errors share no base class
+            return None

@@ -15,11 +15,11 @@ import onnx_ir as ir
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from alexnet_deploy.graph import copy_of, graph_bytes, inferred_copy
-from alexnet_deploy.lrn.lowering import lrn_nodes, spec_of
+from alexnet_deploy.lrn.lowering import lower_to_banded, lrn_nodes, spec_of
 from alexnet_deploy.lrn.module import LocalResponseNorm
 from alexnet_deploy.lrn.oracle import lrn_reference
 from alexnet_deploy.lrn.recovery import recover_lrn
@@ -214,6 +214,244 @@ def test_a_second_run_finds_nothing(form: Form) -> None:
     assert graph_bytes(model) == once
 
 
+def plain_sums(write: Writer, spec: LrnSpec) -> str:
+    return write.sums(spec, write.mean(write.squares(), spec.size, window(spec.size)))
+
+
+def scaled_after_the_bias(write: Writer, spec: LrnSpec) -> str:
+    mean = write.mean(write.squares(), spec.size, window(spec.size))
+    sums = write.step("Add", mean, write.constant("bias", spec.bias / spec.alpha), to="unscaled")
+    return write.step("Mul", write.constant("alpha", spec.alpha), sums, to="sums")
+
+
+def alpha_in_the_squares(write: Writer, spec: LrnSpec) -> str:
+    scaled = write.step("Mul", "x", write.constant("root", spec.alpha**0.5), to="scaled_x")
+    mean = write.mean(write.step("Mul", scaled, scaled, to="squares"), spec.size, window(spec.size))
+    return write.step("Add", mean, write.constant("bias", spec.bias), to="sums")
+
+
+def alpha_in_a_convolution(write: Writer, spec: LrnSpec) -> str:
+    below, above = window(spec.size)
+    wide = write.step("Unsqueeze", write.squares(), write.constant("axes", [1]), to="wide")
+    write.initializers["kernel"] = np.full((1, 1, spec.size, 1, 1), spec.alpha / spec.size, np.float32)
+    write.initializers["bias"] = np.full(1, spec.bias, np.float32)
+    pads = [below, 0, 0, above, 0, 0]
+    summed = write.step("Conv", wide, "kernel", "bias", to="summed", kernel_shape=[spec.size, 1, 1], pads=pads)
+    return write.step("Squeeze", summed, "axes", to="sums")
+
+
+def channels_last_pool(write: Writer, spec: LrnSpec) -> str:
+    last = write.step("Transpose", write.squares(), to="last", perm=[0, 2, 3, 1])
+    pads = [0, window(spec.size)[0], 0, window(spec.size)[1]]
+    mean = write.step("AveragePool", last, to="m", kernel_shape=[1, spec.size], pads=pads, count_include_pad=1)
+    return write.sums(spec, write.step("Transpose", mean, to="mean", perm=[0, 3, 1, 2]))
+
+
+def shifted_slices(write: Writer, spec: LrnSpec) -> str:
+    below, above = window(spec.size)
+    padded = write.step("Pad", write.squares(), write.constant("pads", [0, below, 0, 0, 0, above, 0, 0]), to="padded")
+    total = ""
+    for shift in range(spec.size):
+        ends = [write.constant(f"{end}{shift}", [shift + at]) for end, at in (("from", 0), ("to", CHANNELS))]
+        part = write.step("Slice", padded, *ends, write.constant(f"axis{shift}", [1]), to=f"slice{shift}")
+        total = write.step("Add", total, part, to=f"total{shift}") if total else part
+    scaled = write.step("Mul", total, write.constant("alpha", spec.alpha / spec.size), to="scaled")
+    return write.step("Add", scaled, write.constant("bias", spec.bias), to="sums")
+
+
+WAYS_TO_SUM = (
+    plain_sums, scaled_after_the_bias, alpha_in_the_squares, alpha_in_a_convolution, channels_last_pool, shifted_slices,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("write_sums", WAYS_TO_SUM, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("spec", [KRIZHEVSKY, LrnSpec(size=3, alpha=1.0), LrnSpec(size=7, alpha=1e-3)], ids=str)
+def test_however_the_window_is_summed(write_sums: Callable[[Writer, LrnSpec], str], spec: LrnSpec) -> None:
+    write = Writer(Form())
+    write.step("Div", "x", write.power(spec, write_sums(write, spec)), to="y")
+    assert_recovered(write, spec)
+
+
+def assert_recovered(write: Writer, spec: LrnSpec) -> None:
+    model = write.model()
+    original = copy_of(model)
+    assert [found.spec for found in recover_lrn(model)] == [spec]
+    assert operators(model) == ["LRN"]
+    assert not set(model.graph.initializers)
+    assert_same_values(original, model)
+
+
+def root(write: Writer, sums: str, to: str = "root") -> str:
+    return write.step("Sqrt", sums, to=to)
+
+
+def times_negative_power(write: Writer, sums: str, beta: float) -> None:
+    write.step("Mul", "x", write.step("Pow", sums, write.constant("beta", -beta), to="power"), to="y")
+
+
+def reciprocal_first(write: Writer, sums: str, beta: float) -> None:
+    power = write.step("Pow", sums, write.constant("beta", beta), to="power")
+    write.step("Mul", write.step("Reciprocal", power, to="inverse"), "x", to="y")
+
+
+def one_over(write: Writer, sums: str, beta: float) -> None:
+    power = write.step("Pow", sums, write.constant("beta", beta), to="power")
+    write.step("Mul", "x", write.step("Div", write.constant("one", 1.0), power, to="inverse"), to="y")
+
+
+def power_of_the_reciprocal(write: Writer, sums: str, beta: float) -> None:
+    inverse = write.step("Reciprocal", sums, to="inverse")
+    write.step("Mul", "x", write.step("Pow", inverse, write.constant("beta", beta), to="power"), to="y")
+
+
+def square_root(write: Writer, sums: str, beta: float) -> None:
+    write.step("Div", "x", root(write, sums), to="y")
+
+
+def product_of_roots(write: Writer, sums: str, beta: float) -> None:
+    first = root(write, sums)
+    write.step("Div", "x", write.step("Mul", first, root(write, first, "fourth"), to="power"), to="y")
+
+
+def quotient_of_quotients(write: Writer, sums: str, beta: float) -> None:
+    first = root(write, sums)
+    write.step("Div", write.step("Div", "x", first, to="half"), root(write, first, "fourth"), to="y")
+
+
+def root_of_the_cube_of_the_root(write: Writer, sums: str, beta: float) -> None:
+    cube = write.step("Pow", root(write, sums), write.constant("three", 3.0), to="cube")
+    write.step("Div", "x", root(write, cube, "power"), to="y")
+
+
+def sums_over_a_root(write: Writer, sums: str, beta: float) -> None:
+    fourth = root(write, root(write, sums), "fourth")
+    write.step("Div", "x", write.step("Div", sums, fourth, to="power"), to="y")
+
+
+def without_a_power(write: Writer, sums: str, beta: float) -> None:
+    write.step("Div", "x", sums, to="y")
+
+
+def reciprocal_without_a_power(write: Writer, sums: str, beta: float) -> None:
+    write.step("Mul", write.step("Reciprocal", sums, to="inverse"), "x", to="y")
+
+
+WAYS_TO_DIVIDE = (
+    (times_negative_power, 0.75), (reciprocal_first, 0.75), (one_over, 0.6), (power_of_the_reciprocal, 0.75),
+    (square_root, 0.5), (product_of_roots, 0.75), (quotient_of_quotients, 0.75), (root_of_the_cube_of_the_root, 0.75),
+    (sums_over_a_root, 0.75), (without_a_power, 1.0), (reciprocal_without_a_power, 1.0), (times_negative_power, 2.5),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("divide", "beta"), WAYS_TO_DIVIDE, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_however_the_power_is_written(divide: Callable[[Writer, str, float], None], beta: float) -> None:
+    write = Writer(Form())
+    spec = replace(KRIZHEVSKY, beta=beta)
+    divide(write, plain_sums(write, spec), beta)
+    assert_recovered(write, spec)
+
+
+@pytest.mark.parametrize("spec", [KRIZHEVSKY, LrnSpec(beta=0.5), LrnSpec(size=7, alpha=1.0, beta=0.6)], ids=str)
+def test_the_banded_form_comes_back(spec: LrnSpec) -> None:
+    model = decomposed(spec)
+    recover_lrn(model)
+    native = copy_of(model)
+    assert lower_to_banded(model) == 1
+    assert "LRN" not in operators(model)
+    assert [found.spec for found in recover_lrn(model)] == [spec]
+    assert operators(model) == ["LRN"]
+    assert not set(model.graph.initializers)
+    assert_same_values(native, model)
+
+
+@pytest.mark.parametrize("size", [2, 4, 6, 2 * CHANNELS])
+@pytest.mark.parametrize("like", ["torch", "onnx"])
+def test_an_even_window_stays(size: int, like: str) -> None:
+    """Whose ever it is: ONNX Runtime has no LRN of an even size."""
+    spec = LrnSpec(size=size, alpha=1e-3)
+    write = Writer(Form())
+    mean = write.mean(write.squares(), size, window(size) if like == "torch" else window(size)[::-1])
+    write.step("Div", "x", write.power(spec, write.sums(spec, mean)), to="y")
+    model = write.model()
+    before = graph_bytes(model)
+    assert recover_lrn(model) == []
+    assert graph_bytes(model) == before
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18, 26, 27, 28])
+def test_every_opset_that_onnx_knows(opset: int) -> None:
+    write = Writer(Form(opset=opset, padding="pool", expand="Reshape"))
+    write.step("Div", "x", write.power(KRIZHEVSKY, plain_sums(write, KRIZHEVSKY)), to="y")
+    model = write.model()
+    assert [found.spec for found in recover_lrn(model)] == [KRIZHEVSKY]
+    assert operators(model) == ["LRN"]
+
+
+def resized(write: Writer, sides: list[int | str]) -> ir.Model:
+    return model_of(write.nodes, sides, write.initializers, opset=write.form.opset)
+
+
+def test_dynamic_height_and_width_are_recovered_where_nothing_is_written_for_one_size() -> None:
+    write = Writer(Form(expand="Unsqueeze"))
+    write.step("Div", "x", write.power(KRIZHEVSKY, plain_sums(write, KRIZHEVSKY)), to="y")
+    model = resized(write, ["N", CHANNELS, "H", "W"])
+    original = copy_of(model)
+    assert [found.spec for found in recover_lrn(model)] == [KRIZHEVSKY]
+    assert_same_values(original, model)
+
+
+def test_dynamic_height_and_width_stay_where_a_reshape_is_written_for_one_size() -> None:
+    write = Writer(Form(batch="N"))
+    write.step("Div", "x", write.power(KRIZHEVSKY, plain_sums(write, KRIZHEVSKY)), to="y")
+    model = resized(write, ["N", CHANNELS, "H", "W"])
+    before = graph_bytes(model)
+    assert recover_lrn(model) == []
+    assert graph_bytes(model) == before
+
+
+def test_a_chain_that_nobody_reads_is_none() -> None:
+    write = Writer(Form())
+    write.step("Div", "x", write.power(KRIZHEVSKY, plain_sums(write, KRIZHEVSKY)), to="unread")
+    write.step("Relu", "x", to="y")
+    assert recover_lrn(write.model()) == []
+    write.step("Relu", "unread", to="unread_too")
+    model = write.model()
+    assert recover_lrn(model) == []
+    assert operators(model)[-1] == "Relu"
+
+
+def test_chains_share_constants_and_feed_each_other() -> None:
+    """The second LRN reads the first, and a third the first through a ReLU; all read the same initializers."""
+    write = Writer(Form(padding="pool"))
+    source = "x"
+    for index in range(3):
+        squares = write.step("Mul", source, source, to=f"squares{index}")
+        sums = write.sums(KRIZHEVSKY, write.mean(squares, 5, (2, 2), f"mean{index}"))
+        power = write.power(KRIZHEVSKY, sums)
+        source = write.step("Div", source, power, to=f"n{index}" if index < 2 else "y")
+        for node in write.nodes:
+            for names in (node.input, node.output):
+                for at, name in enumerate(names):
+                    names[at] = f"{name}{index}" if name in ("scaled", "sums", "power") else name
+        if index == 1:
+            source = write.step("Relu", source, to="relu")
+    # The same shape for every mean.
+    for node in write.nodes:
+        for at, name in enumerate(node.input):
+            if name.startswith("mean") and name.endswith("shape"):
+                node.input[at] = f"mean0{name[5:]}"
+    write.initializers = {
+        name: array for name, array in write.initializers.items() if not name.startswith(("mean1", "mean2"))
+    }
+    model = write.model()
+    original = copy_of(model)
+    found = recover_lrn(model)
+    assert [(one.output, one.spec) for one in found] == [(name, KRIZHEVSKY) for name in ("n0", "n1", "y")]
+    assert operators(model) == ["LRN", "LRN", "Relu", "LRN"]
+    assert not set(model.graph.initializers)
+    assert_same_values(original, model)
+
+
 def even_window(write: Writer) -> None:
     mean = write.mean(write.squares(), 4, window(4))
     write.step("Div", "x", write.power(KRIZHEVSKY, write.sums(KRIZHEVSKY, mean)), to="y")
@@ -329,6 +567,217 @@ def test_a_look_alike_stays_as_it_is(write_graph: Callable[[Writer], None]) -> N
     before = graph_bytes(model)
     assert recover_lrn(model) == []
     assert graph_bytes(model) == before
+
+
+def divide(write: Writer, sums: str) -> None:
+    write.step("Div", "x", write.power(KRIZHEVSKY, sums), to="y")
+
+
+def band(write: Writer, weights: NDArray[np.float32], bias: NDArray[np.float32] | None = None) -> str:
+    """The sums as a 1x1 convolution, in which every coefficient can be chosen."""
+    write.initializers["band"] = weights.astype(np.float32)[:, :, None, None]
+    write.initializers["bias"] = np.full(CHANNELS, 2.0, np.float32) if bias is None else bias.astype(np.float32)
+    return write.step("Conv", write.squares(), "band", "bias", to="sums")
+
+
+def right_band(alpha: float = 1e-4) -> NDArray[np.float32]:
+    offset = np.arange(CHANNELS)[None, :] - np.arange(CHANNELS)[:, None]
+    return np.where(np.abs(offset) <= 2, np.float32(alpha / 5), np.float32(0))
+
+
+def one_coefficient_off(write: Writer) -> None:
+    weights = right_band()
+    weights[7, 6] *= 1.0002
+    divide(write, band(write, weights))
+
+
+def one_coefficient_of_zero_off(write: Writer) -> None:
+    weights = right_band()
+    weights[2, 9] = 1e-11
+    divide(write, band(write, weights))
+
+
+def small_alpha_of_one_channel_off(write: Writer) -> None:
+    weights = right_band(1e-8)
+    weights[5] *= 1.001
+    divide(write, band(write, weights))
+
+
+def bias_of_one_channel_off(write: Writer) -> None:
+    bias = np.full(CHANNELS, 2.0)
+    bias[0] *= 1.0001
+    divide(write, band(write, right_band(), bias))
+
+
+def window_that_wraps_around(write: Writer) -> None:
+    distance = np.abs(np.arange(CHANNELS)[None, :] - np.arange(CHANNELS)[:, None])
+    divide(write, band(write, np.where(np.minimum(distance, CHANNELS - distance) <= 2, 2e-5, 0.0)))
+
+
+def window_of_all_channels_normalised(write: Writer) -> None:
+    """An RMS norm over the channels: one sum for all of them."""
+    mean = write.step("ReduceMean", write.squares(), write.constant("axes", [1]), to="mean", keepdims=1)
+    divide(write, write.sums(KRIZHEVSKY, mean))
+
+
+def sums_of_one_channel_for_all(write: Writer) -> None:
+    sums = plain_sums(write, KRIZHEVSKY)
+    ends = [write.constant(name, [value]) for name, value in (("from", 5), ("to", 6), ("axis", 1))]
+    divide(write, write.step("Slice", sums, *ends, to="middle"))
+
+
+def neighbouring_pixels_leak(write: Writer) -> None:
+    squares = write.squares()
+    write.initializers["leak"] = np.full((CHANNELS, 1, 1, 3), 1e-11, np.float32)
+    leak = write.step("Conv", squares, "leak", to="leaked", group=CHANNELS, kernel_shape=[1, 3], pads=[0, 1, 0, 1])
+    sums = write.sums(KRIZHEVSKY, write.mean(squares, 5, (2, 2)))
+    divide(write, write.step("Add", sums, leak, to="all"))
+
+
+def linear_term(write: Writer) -> None:
+    term = write.step("Mul", "x", write.constant("slope", 1e-6), to="term")
+    divide(write, write.step("Add", plain_sums(write, KRIZHEVSKY), term, to="all"))
+
+
+def fourth_powers(write: Writer) -> None:
+    sums = plain_sums(write, KRIZHEVSKY)
+    fourth = write.step("Mul", "squares", "squares", to="fourth")
+    term = write.step("Mul", fourth, write.constant("small", 1e-30), to="term")
+    divide(write, write.step("Add", sums, term, to="all"))
+
+
+def roots_beside_the_squares(write: Writer) -> None:
+    term = write.step("Mul", write.step("Sqrt", write.squares(), to="size"), write.constant("small", 1e-9), to="term")
+    sums = write.sums(KRIZHEVSKY, write.mean("squares", 5, (2, 2)))
+    divide(write, write.step("Add", sums, term, to="all"))
+
+
+def kink(op: str, *limits: float) -> Callable[[Writer], None]:
+    """An operator that does nothing at any value that a proof could try."""
+
+    def write_graph(write: Writer) -> None:
+        bounds = [write.constant(f"limit{index}", limit) for index, limit in enumerate(limits)]
+        divide(write, write.step(op, plain_sums(write, KRIZHEVSKY), *bounds, to="bent"))
+
+    write_graph.__name__ = f"kink_by_{op}"
+    return write_graph
+
+
+def kink_before_the_squares(write: Writer) -> None:
+    bent = write.step("Min", "x", write.constant("limit", 1e18), to="bent")
+    mean = write.mean(write.step("Mul", bent, bent, to="squares"), 5, (2, 2))
+    divide(write, write.sums(KRIZHEVSKY, mean))
+
+
+def rounded_to_integers(write: Writer) -> None:
+    sums = plain_sums(write, KRIZHEVSKY)
+    whole = write.step("Cast", write.step("Cast", sums, to="whole_numbers"), to="whole")
+    write.nodes[-2].attribute.append(helper.make_attribute("to", TensorProto.INT64))
+    write.nodes[-1].attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+    divide(write, whole)
+
+
+def power_that_overflows_on_the_way(write: Writer) -> None:
+    high = write.step("Pow", plain_sums(write, KRIZHEVSKY), write.constant("high", 30.0), to="high_power")
+    write.step("Div", "x", write.step("Pow", high, write.constant("low", 0.025), to="power"), to="y")
+
+
+def exponent_that_adds_a_dimension(write: Writer) -> None:
+    write.initializers["wide"] = np.full((1, 1, 1, 1, 1), 0.75, np.float32)
+    power = write.step("Pow", plain_sums(write, KRIZHEVSKY), "wide", to="power")
+    write.step("Div", "x", power, to="y")
+
+
+def scaled_output(write: Writer) -> None:
+    power = write.power(KRIZHEVSKY, plain_sums(write, KRIZHEVSKY))
+    write.step("Mul", "x", write.step("Div", write.constant("three", 3.0), power, to="scaled_inverse"), to="y")
+
+
+def two_different_sums(write: Writer) -> None:
+    sums = plain_sums(write, KRIZHEVSKY)
+    other = write.step("Add", sums, write.constant("more", 1e-4), to="other")
+    power = write.step("Mul", root(write, sums), root(write, root(write, other, "second"), "fourth"), to="power")
+    write.step("Div", "x", power, to="y")
+
+
+def bias_from_the_shape(write: Writer) -> None:
+    """At these sides it is 2, and the graph is an LRN at no other."""
+    width = write.step("Gather", write.step("Shape", "x", to="shape"), write.constant("last", [3]), to="width")
+    half = write.step("Div", write.step("Cast", width, to="w"), write.constant("two", 2.0), to="bias_of_width")
+    write.nodes[-2].attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+    mean = write.mean(write.squares(), 5, (2, 2))
+    scaled = write.step("Mul", mean, write.constant("alpha", 1e-4), to="scaled")
+    divide(write, write.step("Add", scaled, half, to="sums"))
+
+
+NEAR_MISSES = (
+    one_coefficient_off, one_coefficient_of_zero_off, small_alpha_of_one_channel_off, bias_of_one_channel_off,
+    window_that_wraps_around, window_of_all_channels_normalised, sums_of_one_channel_for_all, neighbouring_pixels_leak,
+    linear_term, fourth_powers, roots_beside_the_squares, kink("Abs"), kink("Relu"), kink("Max", 1e-3),
+    kink("Min", 3e38), kink("Clip", 0.0, 3e38), kink_before_the_squares, rounded_to_integers,
+    power_that_overflows_on_the_way, exponent_that_adds_a_dimension, scaled_output, two_different_sums,
+    bias_from_the_shape,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("write_graph", NEAR_MISSES, ids=lambda function: function.__name__)
+def test_a_near_miss_stays_as_it_is(write_graph: Callable[[Writer], None]) -> None:
+    write = Writer(Form())
+    write_graph(write)
+    model = write.model()
+    assert evaluate(model, images(1.0)).size, "the graph runs"
+    before = graph_bytes(model)
+    assert recover_lrn(model) == []
+    assert graph_bytes(model) == before
+
+
+@pytest.mark.parametrize(("batch", "count"), [(1, 1), ("N", 0), (2, 0)])
+def test_the_sums_of_the_first_image_are_those_of_all_only_where_it_is_alone(batch: int | str, count: int) -> None:
+    write = Writer(Form(expand="Unsqueeze", batch=batch))
+    ends = [write.constant(name, [value]) for name, value in (("from", 0), ("to", 1), ("axis", 0))]
+    divide(write, write.step("Slice", plain_sums(write, KRIZHEVSKY), *ends, to="first"))
+    model = write.model()
+    before = graph_bytes(model)
+    assert len(recover_lrn(model)) == count
+    assert (graph_bytes(model) == before) == (count == 0)
+
+
+def test_the_bands_of_the_near_misses_are_otherwise_right() -> None:
+    write = Writer(Form())
+    divide(write, band(write, right_band()))
+    assert_recovered(write, KRIZHEVSKY)
+
+
+def test_a_constant_that_the_caller_may_feed_is_none() -> None:
+    model = decomposed(KRIZHEVSKY)
+    model.graph.inputs.append(model.graph.initializers["alpha"])
+    before = graph_bytes(model)
+    assert recover_lrn(model) == []
+    assert graph_bytes(model) == before
+
+
+def test_a_branch_that_the_shape_chooses_must_be_right_at_every_batch() -> None:
+    """The If adds nothing at a batch of two and something at a batch of one."""
+
+    def branch(name: str, extra: float) -> GraphProto:
+        term = numpy_helper.from_array(np.asarray(extra, np.float32))
+        nodes = [
+            helper.make_node("Constant", [], [f"{name}.c"], value=term),
+            helper.make_node("Add", ["inside", f"{name}.c"], [name]),
+        ]
+        return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
+
+    for extra, count in ((0.0, 1), (1e-3, 0)):
+        write = Writer(Form(expand="Unsqueeze", batch="N"))
+        write.step("Identity", plain_sums(write, KRIZHEVSKY), to="inside")
+        batch = write.step("Gather", write.step("Shape", "x", to="shape"), write.constant("first", [0]), to="batch")
+        one = write.step("Equal", batch, write.constant("one", [1]), to="one_image")
+        branches = {"then_branch": branch("then", extra), "else_branch": branch("else", 0.0)}
+        divide(write, write.step("If", one, to="chosen", **branches))
+        model = write.model()
+        before = graph_bytes(model)
+        assert len(recover_lrn(model)) == count
+        assert operators(model) == ["LRN"] if count else graph_bytes(model) == before
 
 
 def test_an_unknown_channel_count_stays_as_it_is() -> None:
