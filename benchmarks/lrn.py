@@ -4,7 +4,8 @@ Each group has one runtime and one precision; every way of a group runs in every
 Ratios are to the group's first way.
 
 usage: python -m benchmarks.lrn [--json FILE|-] [--runs N] [--rounds N]
-       (writes benchmarks/results/lrn.json unless --json names another file; - is standard output)
+       (writes benchmarks/results/lrn.json and the table in docs/lrn.md unless --json names another file; - is standard
+       output)
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner, evaluation
 from alexnet_deploy.bench.statistics import ratio_from_samples
 from alexnet_deploy.export import exported_by_torch, lowered
 from alexnet_deploy.graph import read_graph, write_graph
+from alexnet_deploy.lrn.roofline import BANDWIDTHS, traffic
 from alexnet_deploy.machine import environment, usable_cpus
 from alexnet_deploy.normalise import DEFAULT_OPSET
 from alexnet_deploy.pipeline.stages import Deployment
@@ -34,8 +36,10 @@ from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.runtimes.session import SessionSpec
 from alexnet_deploy.specs import Lowering, Precision, Target
+from alexnet_deploy.variants import NetworkSpec
 from alexnet_deploy.weights import load_model
 from benchmarks import lrn_tried
+from benchmarks.blocks import DOCS, replace_block
 
 RESULT = Path(__file__).parent / "results" / "lrn.json"
 IMAGES = 200
@@ -102,6 +106,9 @@ def main(target: str, runs: int, rounds: int) -> None:
         click.echo(json.dumps(document, indent=1))
     else:
         write_json(Path(target), document)
+    if target == str(RESULT):
+        replace_block(DOCS / "lrn.md", "lrn-cost", _markdown(document))
+        replace_block(DOCS / "lrn.md", "lrn-traffic", _traffic())
     for row in rows:
         ratio = row["ratio_to_first"]
         click.echo(
@@ -109,6 +116,47 @@ def main(target: str, runs: int, rounds: int) -> None:
             f"{ratio['median']:.3f}x [{ratio['ci95'][0]:.3f}, {ratio['ci95'][1]:.3f}]  {row['way']}",
             err=True,
         )
+
+
+def _markdown(document: dict[str, Any]) -> str:
+    """One row a way; columns are batches, as ratio to the group's first way and median milliseconds."""
+    environment_, rows = document["environment"], document["rows"]
+    batches = sorted({row["batch"] for row in rows})
+    lines = ["| runtime | precision | LRN as | " + " | ".join(f"batch {batch}" for batch in batches) + " |"]
+    lines.append("| --- | --- | --- |" + " --- |" * len(batches))
+    for row in rows:
+        if row["batch"] != batches[0]:
+            continue
+        same = [r for r in rows if all(r[key] == row[key] for key in ("runtime", "precision", "way"))]
+        cells = [
+            f"{r['ratio_to_first']['median']:.2f}x ({r['ratio_to_first']['ci95'][0]:.2f} to "
+            f"{r['ratio_to_first']['ci95'][1]:.2f}), {r['latency_ms']['median']:.1f} ms"
+            for r in sorted(same, key=lambda r: int(r["batch"]))
+        ]
+        lines.append(f"| {row['runtime']} | {row['precision'].upper()} | {row['way']} | " + " | ".join(cells) + " |")
+    flags = ", ".join(environment_["cpu_flags"])
+    lines += [
+        "",
+        f"Medians over {rows[0]['ratio_to_first']['rounds']} interleaved turns with the bootstrap 95 % interval, on "
+        f"{environment_['cpus']} cores of an",
+        f"{environment_['cpu']} ({flags}); [lrn.json](../benchmarks/results/lrn.json).",
+    ]
+    return "\n".join(lines)
+
+
+def _traffic() -> str:
+    """Both norms together, batch 16, FP16: computed, not measured."""
+    ways: dict[str, int] = {}
+    passes: dict[str, str] = {}
+    for row in traffic(NetworkSpec(), Precision.FP16, 16):
+        ways[row.way] = ways.get(row.way, 0) + row.size_bytes
+        passes[row.way] = row.passes
+    lines = ["| way | passes | MB | " + " | ".join(f"µs, {gpu}" for gpu in BANDWIDTHS) + " |"]
+    lines.append("| --- | --- | --- |" + " --- |" * len(BANDWIDTHS))
+    for way, size in ways.items():
+        times = " | ".join(f"{size / bandwidth * 1e6:.1f}" for bandwidth in BANDWIDTHS.values())
+        lines.append(f"| {way} | {passes[way]} | {size / 1e6:.1f} | {times} |")
+    return "\n".join(lines)
 
 
 def _measured(

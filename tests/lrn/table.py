@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-import alexnet_deploy
-from alexnet_deploy.artifacts import write_bytes
 from alexnet_deploy.optional import is_installed
+from benchmarks.blocks import DOCS, replace_block
 from tests.lrn.cases import QUESTIONS, Case, Outcome, outcome_of
 from tests.lrn.implementations import IMPLEMENTATIONS, Implementation, versions
 
@@ -105,11 +103,7 @@ def main() -> int:
         print(f"the table needs {', '.join(missing)} too", file=sys.stderr)
         return 1
     torch.set_num_threads(2)
-    path = Path(alexnet_deploy.__file__).parents[1] / "docs" / "lrn.md"
-    text = path.read_text() if path.exists() else f"# Local Response Normalization\n\n{BEGIN}\n{END}\n"
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    write_bytes(path, f"{before}{BEGIN}\n{markdown()}\n{END}{after}".encode())
+    replace_block(DOCS / "lrn.md", "lrn-table", markdown())
     return 0
 
 
