@@ -133,6 +133,13 @@ def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
     return None if constant is None else constant.numpy()
 
 
+def decimal_of(value: float) -> float:
+    """ONNX attributes and plugin fields are FP32: the shortest decimal that rounds to the same FP32 number."""
+    import numpy as np
+
+    return float(str(np.float32(value)))
+
+
 def add_initializer(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
     """Registers a constant; the one of that name where there is one."""
     import onnx_ir as ir

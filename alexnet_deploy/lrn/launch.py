@@ -67,12 +67,19 @@ def unpacked(data: bytes) -> tuple[PackedKernel, ...]:
 
 
 def carried_sms(plan: bytes) -> tuple[int, ...]:
-    """The SMs for which every packed block of kernels in a plan has one, in order."""
+    """The SMs for which every packed block of kernels in a plan has one, in order.
+
+    Raises:
+        EngineError: A block is damaged.
+    """
     found: set[int] | None = None
     at = plan.find(_HEADER_START)
     while at >= 0:
-        (length,) = struct.unpack_from("<I", plan, at - 4)
-        block = {int(row["sm"]) for row in json.loads(plan[at : at + length])}
+        try:
+            (length,) = struct.unpack_from("<I", plan, at - 4)
+            block = {int(row["sm"]) for row in json.loads(plan[at : at + length])}
+        except (struct.error, ValueError, KeyError, TypeError) as exc:
+            raise EngineError("the engine's LRN kernels cannot be read", got=exc) from exc
         found = block if found is None else found & block
         at = plan.find(_HEADER_START, at + length)
     return tuple(sorted(found or ()))

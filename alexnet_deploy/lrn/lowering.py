@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_deploy.errors import GraphError
-from alexnet_deploy.graph import add_initializer
+from alexnet_deploy.graph import add_initializer, decimal_of
 from alexnet_deploy.specs import LrnSpec
 
 if TYPE_CHECKING:
@@ -25,15 +25,10 @@ def spec_of(node: ir.Node) -> LrnSpec:
         raise GraphError(f"the LRN node {node.name} has no size")
     return LrnSpec(
         size=values["size"].as_int(),
-        alpha=1e-4 if values["alpha"] is None else _decimal(values["alpha"].as_float()),
-        beta=0.75 if values["beta"] is None else _decimal(values["beta"].as_float()),
-        bias=1.0 if values["bias"] is None else _decimal(values["bias"].as_float()),
+        alpha=1e-4 if values["alpha"] is None else decimal_of(values["alpha"].as_float()),
+        beta=0.75 if values["beta"] is None else decimal_of(values["beta"].as_float()),
+        bias=1.0 if values["bias"] is None else decimal_of(values["bias"].as_float()),
     )
-
-
-def _decimal(value: float) -> float:
-    """ONNX attributes are FP32: the shortest decimal that rounds to the same FP32 number."""
-    return float(str(np.float32(value)))
 
 
 def lrn_nodes(model: ir.Model) -> list[ir.Node]:

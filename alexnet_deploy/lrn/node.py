@@ -18,8 +18,6 @@ DOMAIN = "alexnet_deploy"
 NODE, POOLED_NODE = "LocalResponseNorm", "LocalResponseNormMaxPool"
 _ATTRIBUTES = ("size", "alpha", "beta", "bias")
 _HALF = ("FLOAT16", "BFLOAT16")
-# Versions of ONNX that have function bodies in the model, and whose MaxPool and LRN the bodies use.
-_BODY_OPSET = 18
 
 
 def lower_to_plugin(model: ir.Model, *, fuse_pool: bool = True) -> int:
@@ -54,7 +52,7 @@ def lower_to_plugin(model: ir.Model, *, fuse_pool: bool = True) -> int:
         ir.convenience.replace_nodes_and_values(model.graph, last, old, [new], [output], new.outputs)
     if nodes:
         model.graph.opset_imports[DOMAIN] = 1
-        for body in _bodies():
+        for body in _bodies(model.graph.opset_imports[""]):
             function = ir.serde.deserialize_function(body)
             model.functions[function.identifier()] = function
     return len(nodes)
@@ -125,22 +123,22 @@ def _is_plain_pool(node: ir.Node) -> bool:
     return (ceil is None or ceil.as_int() == 0) and (auto is None or auto.as_string() in ("NOTSET", "VALID"))
 
 
-def _bodies() -> list[onnx.FunctionProto]:
-    """Function bodies of both nodes.
+def _bodies(opset: int) -> list[onnx.FunctionProto]:
+    """Function bodies of both nodes, in the model's own operator set: ONNX's checker takes no other.
 
     The pooled one repeats the other: TensorRT-RTX 1.7 refuses a window that is made of attributes which one function
     passes to another.
     """
     from onnx import parser
 
-    opset = f'opset_import: ["" : {_BODY_OPSET}], domain: "{DOMAIN}"'
+    header = f'opset_import: ["" : {opset}], domain: "{DOMAIN}"'
     attributes = ", ".join(_ATTRIBUTES)
     functions = []
     for name, last, text in (
         (NODE, "y = Identity (narrow)", "Local Response Normalization, summed in FP32"),
         (POOLED_NODE, "y = MaxPool <kernel_shape = [3, 3], strides = [2, 2]> (narrow)", "the same, max-pooled"),
     ):
-        functions.append(parser.parse_function(f"<{opset}> {name} <{attributes}> (x) => (y) {{{_BODY}{last}}}"))
+        functions.append(parser.parse_function(f"<{header}> {name} <{attributes}> (x) => (y) {{{_BODY}{last}}}"))
         functions[-1].doc_string = text
     return functions
 

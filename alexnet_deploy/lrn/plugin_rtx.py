@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_deploy.errors import EngineError
+from alexnet_deploy.graph import decimal_of
 from alexnet_deploy.lrn.cubin import kernel_from_spec
 from alexnet_deploy.lrn.kernel import KernelSpec
 from alexnet_deploy.lrn.launch import LoadedKernel, packed, unpacked
@@ -170,9 +171,9 @@ def _creator_class(trt: Any) -> Any:
             found = {field.name: np.array(field.data) for field in fields}
             lrn = LrnSpec(
                 size=int(found["size"].item()),
-                alpha=decimal(found["alpha"]),
-                beta=decimal(found["beta"]),
-                bias=decimal(found["bias"]),
+                alpha=decimal_of(found["alpha"].item()),
+                beta=decimal_of(found["beta"].item()),
+                bias=decimal_of(found["bias"].item()),
             )
             kernels = found.get(_KERNELS_FIELD)
             carried = kernels.tobytes() if kernels is not None else b""
@@ -181,11 +182,6 @@ def _creator_class(trt: Any) -> Any:
             return plugin
 
     return Creator
-
-
-def decimal(value: Any) -> float:
-    """Fields are FP32: the shortest decimal that rounds to the same FP32 number."""
-    return float(str(np.float32(np.asarray(value).item())))
 
 
 def _pooled_side(trt: Any, builder: Any, side: Any) -> Any:

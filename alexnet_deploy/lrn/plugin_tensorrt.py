@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_deploy.errors import EngineError, MissingDependencyError
+from alexnet_deploy.graph import decimal_of
 from alexnet_deploy.lrn.cubin import kernel_from_spec
 from alexnet_deploy.lrn.kernel import POOL_KERNEL, POOL_STRIDE, KernelSpec
 from alexnet_deploy.lrn.node import DOMAIN, NODE, POOLED_NODE
-from alexnet_deploy.lrn.plugin_rtx import decimal
 from alexnet_deploy.specs import LrnSpec, Precision
 
 # What the kernel reads and writes: type by type the same on both sides, rows of pixels.
@@ -78,7 +78,12 @@ def _register(trt: Any, trtp: Any, name: str, sm: int) -> None:
         outputs: tuple[TensorDesc],
         tactic: int,
     ) -> tuple[str | bytes, str | bytes, trtp.KernelLaunchParams, trtp.SymIntExprs]:
-        lrn = LrnSpec(size=int(size.item()), alpha=decimal(alpha), beta=decimal(beta), bias=decimal(bias))
+        lrn = LrnSpec(
+            size=int(size.item()),
+            alpha=decimal_of(alpha.item()),
+            beta=decimal_of(beta.item()),
+            bias=decimal_of(bias.item()),
+        )
         spec = KernelSpec(lrn=lrn, pooled=pooled)
         kernel = kernel_from_spec(spec, _precision(trt, x.dtype), sm)
         n, c, h, w = (x.shape_expr[axis] for axis in range(4))
