@@ -65,6 +65,7 @@ def chains(output: ir.Value) -> Iterator[Chain]:
             continue
         if any(node.op_type in _WINDOWS for node in sums.nodes):
             beta = decimal_of(-exponent)
+            beta = decimal_of(-exponent)
             yield Chain(x=x, output=output, beta=beta, power_nodes=tuple(nodes), sums_value=sums_value, sums=sums)
 
 
