@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -162,11 +163,15 @@ def require_parity(found: Parity, what: str) -> Parity:
     Raises:
         ParityError: The difference is larger than allowed, or not a number.
     """
-    if not found.max_relative_error <= found.tolerance:
-        raise ParityError(
-            f"{what} differs from its source; nothing was written",
-            got=f"{found.max_relative_error:.2e} of the largest output, on {found.images} images",
-            expected=f"at most {found.tolerance:.0e}",
-            remedy="report it with the versions that `alexnet-deploy doctor` prints",
-        )
-    return found
+    if math.isfinite(found.max_relative_error) and found.max_relative_error <= found.tolerance:
+        return found
+    if math.isfinite(found.max_relative_error):
+        remedy = "report it with the versions that `alexnet-deploy doctor` prints"
+    else:
+        remedy = "a number left the range of the type somewhere: use BF16 or FP32, which reach to 3e38"
+    raise ParityError(
+        f"{what} differs from its source; nothing was written",
+        got=f"{found.max_relative_error:.2e} of the largest output, on {found.images} images",
+        expected=f"at most {found.tolerance:.0e}",
+        remedy=remedy,
+    )

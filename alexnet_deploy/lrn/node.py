@@ -81,7 +81,7 @@ def _around(model: ir.Model, node: ir.Node, *, fuse_pool: bool) -> tuple[ir.Valu
         and before.op_type == "Cast"
         and after is not None
         and after.op_type == "Cast"
-        and len(source.uses()) == 1
+        and _only_user(model, before) is node
     ):
         narrow = before.inputs[0]
         assert narrow is not None
