@@ -15,7 +15,7 @@ from alexnet_deploy.optional import require
 from alexnet_deploy.specs import Precision
 
 if TYPE_CHECKING:
-    from alexnet_deploy.lrn.kernel import KernelSpec
+    from alexnet_deploy.lrn.kernel_spec import KernelSpec
 
 KERNEL_SMS = (75, 80, 86, 87, 89, 90, 100, 120, 121)
 KERNEL_PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16)

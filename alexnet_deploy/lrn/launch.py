@@ -118,7 +118,13 @@ class LoadedKernel:
         from cuda.bindings import driver
 
         self._driver = driver
-        self._packed = kernel_for(kernels, self._device_sm())
+        try:
+            sm = self._device_sm()
+        except EngineError:
+            raise
+        except Exception as exc:  # the bindings raise what their search for the driver's library raises
+            raise EngineError("the CUDA driver cannot be loaded for the LRN plugin", got=exc) from exc
+        self._packed = kernel_for(kernels, sm)
         self._library = self._called(driver.cuLibraryLoadData, self._packed.cubin, [], [], 0, [], [], 0)
         self._kernel = self._called(driver.cuLibraryGetKernel, self._library, self._packed.name.encode())
 

@@ -48,10 +48,12 @@ def preload_alias(name: str, library: str) -> None:
         os.write(file, alias_library(name, library))
         ctypes.CDLL(f"/proc/self/fd/{file}", mode=ctypes.RTLD_GLOBAL)
         ctypes.CDLL(name)
-    except OSError as exc:
-        raise EngineError(f"{name} is missing, and {library} cannot stand for it", got=exc) from exc
-    finally:
+    except (OSError, EngineError) as exc:
         os.close(file)
+        if isinstance(exc, EngineError):
+            raise
+        raise EngineError(f"{name} is missing, and {library} cannot stand for it", got=exc) from exc
+    # The file stays open: the loader remembers its path, and would take the next file of that number for this one.
 
 
 def alias_library(name: str, library: str) -> bytes:

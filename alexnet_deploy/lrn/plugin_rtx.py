@@ -14,7 +14,7 @@ import numpy as np
 from alexnet_deploy.errors import EngineError
 from alexnet_deploy.graph import decimal_of
 from alexnet_deploy.lrn.cubin import kernel_from_spec
-from alexnet_deploy.lrn.kernel import KernelSpec
+from alexnet_deploy.lrn.kernel_spec import KernelSpec
 from alexnet_deploy.lrn.launch import LoadedKernel, packed, unpacked
 from alexnet_deploy.lrn.library_name import preload_alias
 from alexnet_deploy.lrn.node import DOMAIN, NODE, POOLED_NODE

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from alexnet_deploy.errors import EngineError, MissingDependencyError
 from alexnet_deploy.graph import decimal_of
 from alexnet_deploy.lrn.cubin import kernel_from_spec
-from alexnet_deploy.lrn.kernel import POOL_KERNEL, POOL_STRIDE, KernelSpec
+from alexnet_deploy.lrn.kernel_spec import POOL_KERNEL, POOL_STRIDE, KernelSpec
 from alexnet_deploy.lrn.node import DOMAIN, NODE, POOLED_NODE
 from alexnet_deploy.specs import LrnSpec, Precision
 

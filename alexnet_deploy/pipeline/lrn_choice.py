@@ -29,15 +29,10 @@ class LrnChoice:
     contain_nan: bool = False
     channels_last: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        """What the graph depends on."""
-        return {"lrn": self.lowering.value} | {
-            name: True for name in ("contain_nan", "channels_last") if getattr(self, name)
-        }
-
     def facts(self) -> dict[str, Any]:
-        """What the passport says."""
-        return self.to_json() | {"lrn_reason": self.reason}
+        """What the passport says, and what the graph is made anew for when it changes."""
+        form = {name: True for name in ("contain_nan", "channels_last") if getattr(self, name)}
+        return {"lrn": self.lowering.value, **form, "lrn_reason": self.reason}
 
 
 def lrn_choice(

@@ -81,4 +81,5 @@ def test_options_are_plain_values() -> None:
     values = EngineOptions(precision=Precision.INT8, sms=(89,)).to_json()
     assert values == {
         "precision": "int8", "backend": "auto", "sms": (89,), "min_batch": 1, "opt_batch": 1, "max_batch": 16,
+        "plugin": False,
     }  # fmt: skip

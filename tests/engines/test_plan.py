@@ -64,7 +64,7 @@ def test_the_plan_is_plain_values() -> None:
         "precision": "int8",
         "weight_bytes": plan.layers[0].weight_bytes,
     }
-    assert set(values) == {"sms", "size_bytes", "layers", "weight_bytes_by_type", "reformats"}
+    assert set(values) == {"sms", "size_bytes", "layers", "weight_bytes_by_type", "reformats", "plugins", "plugin_sms"}
 
 
 @pytest.mark.parametrize("precision", ALL)

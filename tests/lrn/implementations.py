@@ -316,7 +316,8 @@ def _in_torch(module: Callable[[LrnSpec], nn.Module]) -> Callable[[Array, LrnSpe
 
 def _in_triton(*, pooled: bool = False, channels_last: bool = False) -> Callable[[Array, LrnSpec], Array]:
     def run(x: Array, spec: LrnSpec) -> Array:
-        from alexnet_deploy.lrn.kernel import KernelSpec, lrn_on_device
+        from alexnet_deploy.lrn.kernel import lrn_on_device
+        from alexnet_deploy.lrn.kernel_spec import KernelSpec
 
         kernel = KernelSpec(lrn=spec, pooled=pooled, channels_last=channels_last)
         # The interpreter computes in NumPy, masked lanes too.
