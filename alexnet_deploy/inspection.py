@@ -63,7 +63,7 @@ def inspect_kernel(precisions: Sequence[Precision] | None = None, *, voice: Voic
         MissingDependencyError: Triton is not installed.
     """
     from alexnet_deploy.lrn.cubin import KERNEL_PRECISIONS, KERNEL_SMS, kernel_from_spec
-    from alexnet_deploy.lrn.kernel import KernelSpec
+    from alexnet_deploy.lrn.kernel_spec import KernelSpec
     from alexnet_deploy.lrn.roofline import traffic
 
     network = NetworkSpec()
@@ -210,4 +210,5 @@ def _calibration(path: Path) -> dict[str, Any]:
             expected="the JSON that `alexnet-deploy calibrate` writes; a passport is shown with its artifact",
         ) from exc
     values: dict[str, Any] = json.loads(json.dumps(table.to_json()))
-    return {key: values[key] for key in ("method", "images", "graph_sha256", "preprocessing", "tensors")}
+    kept = ("method", "percentile", "images", "images_sha256", "graph_sha256", "preprocessing", "tensors")
+    return {key: values[key] for key in kept}

@@ -17,6 +17,7 @@ from alexnet_deploy.graph import write_graph
 from alexnet_deploy.inspection import inspect_file, inspect_variant
 from alexnet_deploy.precision.half import half_from_fp32
 from alexnet_deploy.precision.qdq import int8_from_fp32
+from alexnet_deploy.precision.thresholds import Method
 from alexnet_deploy.report.inspect_text import print_inspection
 from alexnet_deploy.specs import Precision, Target
 from alexnet_deploy.variants import VARIANTS, NetworkSpec
@@ -144,12 +145,30 @@ def test_a_calibration_table_is_described(tmp_path: Path) -> None:
     small_table().write(path)
     document = inspect_file(str(path))
     assert_describes(document, "calibration", path)
-    assert document["method"] == "max" and document["images"] == 32
-    found = small_table().range_of("pool1")
-    assert document["tensors"]["pool1"] == {
-        "min": found.minimum, "max": found.maximum, "scale": found.symmetric_scale,
-    }  # fmt: skip
-    assert f"{found.maximum:.6g}" in as_text(document)
+    assert (document["method"], document["percentile"], document["images"]) == ("max", 99.99, 32)
+    assert document["images_sha256"] == list(small_table().images)
+    found = small_table().tensors["pool1"]
+    assert document["tensors"]["pool1"] == found.to_json()
+    line = next(line for line in as_text(document).splitlines() if "pool1" in line)
+    for number in (
+        found.histogram.maximum,
+        *found.thresholds.values(),
+        small_table().range_of("pool1").symmetric_scale,
+    ):
+        assert f" {number:.5g} " in line
+
+
+@pytest.mark.parametrize("method", Method)
+def test_the_method_in_use_is_described_with_its_scale(tmp_path: Path, method: Method) -> None:
+    path = tmp_path / "calibration.json"
+    table = small_table().by_method(method, 99.0)
+    table.write(path)
+    document = inspect_file(str(path))
+    assert (document["method"], document["percentile"]) == (method.value, 99.0)
+    text = as_text(document)
+    assert f"{method.value} in use" in text
+    line = next(line for line in text.splitlines() if "pool1" in line)
+    assert f" {table.tensors['pool1'].thresholds[method] / 127:.5g} " in line
 
 
 def test_a_passport_is_no_calibration_table(tmp_path: Path) -> None:

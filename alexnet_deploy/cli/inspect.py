@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,7 +18,11 @@ from alexnet_deploy.progress import Voice
 @click.option("--classes", type=int, default=1000, show_default=True, help="With --variant.")
 @click.option("--width", type=float, default=1.0, show_default=True, help="With --variant.")
 @click.option("--image-size", type=int, default=0, help="With --variant; the variant's own by default.")
-@click.option("--draw", type=click.Path(path_type=Path, dir_okay=False), help="With --variant: draw it as SVG.")
+@click.option(
+    "--draw",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the network of --variant (SVG), or the histograms of a calibration table (SVG, PNG, PDF).",
+)
 @click.option("--kernel", is_flag=True, help="The LRN kernel: registers, spills and shared memory for every SM.")
 @json_option
 @quiet_option
@@ -29,8 +34,8 @@ def command(
 
     Without FILE: the shipped model, or with --variant the network as a textbook prints it.
     """
-    if draw is not None and (variant is None or file is not None):
-        raise click.UsageError("--draw goes with --variant and no FILE.")
+    if draw is not None and (file is None) == (variant is None):
+        raise click.UsageError("--draw goes with --variant, or with a calibration table.")
     if kernel and (file is not None or variant is not None):
         raise click.UsageError("--kernel is about the plugin's kernel alone; leave FILE and --variant out.")
     if kernel:
@@ -49,9 +54,8 @@ def command(
         document = inspect_file(file or "shipped", variant)
     if draw is not None:
         from alexnet_deploy.artifacts import write_bytes
-        from alexnet_deploy.report.drawing import svg_from_layers
 
-        write_bytes(draw, svg_from_layers(document).encode())
+        write_bytes(draw, _drawn(document, draw))
         click.echo(f"drew {draw}", err=True)
     if as_json:
         click.echo(json.dumps(document, indent=1))
@@ -61,3 +65,15 @@ def command(
     from alexnet_deploy.report.inspect_text import print_inspection
 
     print_inspection(document, Console(width=None if Console().is_terminal else 160))
+
+
+def _drawn(document: dict[str, Any], path: Path) -> bytes:
+    if document["kind"] == "calibration":
+        from alexnet_deploy.report.histograms import picture_from_table
+
+        return picture_from_table(document, path)
+    if document["kind"] != "variant":
+        raise click.UsageError("--draw goes with --variant, or with a calibration table.")
+    from alexnet_deploy.report.drawing import svg_from_layers
+
+    return svg_from_layers(document).encode()

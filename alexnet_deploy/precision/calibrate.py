@@ -1,27 +1,32 @@
-"""From images to a calibration table: streams batches through the FP32 graph and keeps ranges only."""
+"""From images to a calibration table: streams batches through the FP32 graph and keeps histograms only."""
 
 from __future__ import annotations
 
-import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_deploy.data.batches import Skipped, batches
+from alexnet_deploy.data.batches import batches
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import GraphError
 from alexnet_deploy.export import lowered
-from alexnet_deploy.graph import copy_of, graph_bytes, weighted_nodes
-from alexnet_deploy.precision.table import CalibrationTable, Range
+from alexnet_deploy.graph import graph_bytes, weighted_nodes
+from alexnet_deploy.precision.histogram import Histogram
+from alexnet_deploy.precision.resume import Progress, State
+from alexnet_deploy.precision.table import CalibrationTable, observed
+from alexnet_deploy.precision.thresholds import DEFAULT_PERCENTILE, Method, require_percentile
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.specs import Lowering, Preprocessing
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
 # Memory for the extra outputs grows with it: 16 images keep the whole run near 1 GB for AlexNet.
 CALIBRATION_BATCH = 16
-METHOD = "max"
+DEFAULT_METHOD = Method.MAX
 
 
 def calibrated_values(model: ir.Model) -> list[str]:
@@ -43,28 +48,76 @@ def result_of(node: ir.Node) -> ir.Value:
     return output
 
 
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """How to calibrate.
+
+    Attributes:
+        method: By which later stages take thresholds; all four are in the table.
+        percentile: Of that method.
+    """
+
+    method: Method = DEFAULT_METHOD
+    percentile: float = DEFAULT_PERCENTILE
+
+    def __post_init__(self) -> None:
+        """Before the images, not after them."""
+        require_percentile(self.percentile)
+
+
 def table_from_images(
     model: ir.Model,
     source: ImageSource,
     preprocessing: Preprocessing,
     graph_sha256: str,
     *,
-    skipped: Skipped | None = None,
+    options: CalibrationOptions = CalibrationOptions(),
+    progress: Progress | None = None,
     voice: Voice = SILENT,
 ) -> CalibrationTable:
-    """Calibrates: memory does not grow with the number of images.
+    """Calibrates in one pass, whose memory does not grow with the number of images.
+
+    The same images give the same table to the last digit, in whatever order they come: they are taken in the order of
+    their content hashes, in batches of a fixed size, and their values are counted in integers.
 
     Args:
         model: The FP32 graph with standard `LRN` nodes.
         source: The calibration images.
         preprocessing: That of the model.
         graph_sha256: Hash of the graph's file.
-        skipped: Where to note damaged images; None makes the first one an error.
+        options: How thresholds are chosen.
+        progress: Where an interrupted run is kept and picked up; None starts anew. Who writes the table then calls
+            its `forget`.
         voice: Shows a progress bar.
 
     Raises:
         GraphError: An activation is not finite.
+        ImageError: An image is damaged; `undamaged` finds those that are not.
     """
+    hashes = [source.content_hash(index) for index in range(len(source))]
+    order = np.asarray(sorted(range(len(source)), key=hashes.__getitem__), np.int64)
+    progress = progress or Progress(None, "")
+    histograms = _collected(model, source, preprocessing, order, progress, voice)
+    with progress.kept(lambda: (len(order), histograms)):
+        tensors = {name: observed(histogram, options.percentile) for name, histogram in histograms.items()}
+    return CalibrationTable(
+        method=options.method,
+        percentile=options.percentile,
+        tensors=tensors,
+        graph_sha256=graph_sha256,
+        preprocessing=preprocessing.fingerprint,
+        images=tuple(sorted(hashes)),
+    )
+
+
+def _collected(
+    model: ir.Model,
+    source: ImageSource,
+    preprocessing: Preprocessing,
+    order: NDArray[np.int64],
+    progress: Progress,
+    voice: Voice,
+) -> dict[str, Histogram]:
     import onnxruntime
 
     wanted = calibrated_values(model)
@@ -72,37 +125,56 @@ def table_from_images(
         graph_bytes(_with_outputs(model, wanted)), _quiet_options(), providers=["CPUExecutionProvider"]
     )
     image_name = session.get_inputs()[0].name
-    low = dict.fromkeys(wanted, np.inf)
-    high = dict.fromkeys(wanted, -np.inf)
-    hashes = []
-    with voice.track("calibrate", len(source)) as track:
-        for batch in batches(source, CALIBRATION_BATCH, preprocessing, skipped=skipped):
-            for name, array in zip(wanted, session.run(wanted, {image_name: batch.images}), strict=True):
-                smallest, largest = float(array.min()), float(array.max())
-                low[name], high[name] = min(low[name], smallest), max(high[name], largest)
-                if not np.isfinite(smallest) or not np.isfinite(largest):
-                    raise GraphError(
-                        f"the activation {name} is not finite",
-                        got=f"{smallest} to {largest}",
-                        remedy="check the weights for NaN and overflow with `alexnet-deploy inspect`",
-                    )
-            hashes += [source.content_hash(int(index)) for index in batch.indices]
-            track.advance(len(batch.indices))
-    return CalibrationTable(
-        method=METHOD,
-        tensors={name: Range(minimum=low[name], maximum=high[name]) for name in wanted},
-        graph_sha256=graph_sha256,
-        preprocessing=preprocessing.fingerprint,
-        images=len(hashes),
-        images_sha256=hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest(),
-    )
+    state = progress.restore(wanted)
+    done = state[0]
+    counting: Future[State] | None = None
+
+    def latest() -> State:
+        """With the batch that was being counted, unless counting it is what failed."""
+        return state if counting is None or counting.exception() else counting.result()
+
+    with (
+        voice.track("calibrate", len(order), done) as track,
+        progress.kept(latest),
+        ThreadPoolExecutor(max_workers=1) as pool,
+    ):
+        for batch in batches(source, CALIBRATION_BATCH, preprocessing, indices=order[done:]):
+            count = len(batch.indices)
+            # A kernel may round by the batch's size: every batch has the same, and the filling is thrown away.
+            images = np.concatenate([batch.images, *[batch.images[-1:]] * (CALIBRATION_BATCH - count)])
+            arrays = session.run(wanted, {image_name: images})
+            # Counted while the next batch runs. One assignment: an interrupt finds whole batches.
+            state = counting.result() if counting else state
+            counting = pool.submit(_with_batch, state, wanted, [array[:count] for array in arrays])
+            track.advance(count)
+        state = counting.result() if counting else state
+    return state[1]
+
+
+def _with_batch(state: State, names: list[str], arrays: list[NDArray[np.float32]]) -> State:
+    done, histograms = state
+    merged = {name: histograms[name].merged(_counted(name, array)) for name, array in zip(names, arrays, strict=True)}
+    return done + len(arrays[0]), merged
+
+
+def _counted(name: str, array: NDArray[np.float32]) -> Histogram:
+    histogram = Histogram()
+    try:
+        histogram.add(array)
+    except ValueError as exc:
+        raise GraphError(
+            f"the activation {name} is not finite",
+            got=exc,
+            remedy="check the weights for NaN and overflow with `alexnet-deploy inspect`",
+        ) from exc
+    return histogram
 
 
 def _with_outputs(model: ir.Model, names: list[str]) -> ir.Model:
     """The banded form, which runs fastest here, with the named values as outputs; its input is one too."""
     import onnx_ir as ir
 
-    copy = copy_of(lowered(model, Lowering.BANDED))
+    copy = lowered(model, Lowering.BANDED)
     values = {value.name: value for node in copy.graph for value in node.outputs}
     present = {value.name for value in copy.graph.outputs}
     for name in names:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from alexnet_deploy.artifacts import write_json
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.precision.histogram import Histogram
+from alexnet_deploy.precision.thresholds import Method, threshold
 
-TABLE_SCHEMA = 1
+TABLE_SCHEMA = 2
 INT8_STEPS = 127
 UINT8_STEPS = 255
 
@@ -36,38 +39,77 @@ class Range:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationTable:
-    """Ranges of the activations that quantization needs.
+class Observed:
+    """What calibration saw of one tensor.
 
     Attributes:
-        method: How a range becomes a threshold.
+        histogram: Its values, counted; their range is the histogram's.
+        thresholds: By method, the magnitude that becomes 127.
+    """
+
+    histogram: Histogram
+    thresholds: dict[Method, float]
+
+    def range_by(self, method: Method) -> Range:
+        """What was seen, cut off at the threshold on both sides."""
+        limit = self.thresholds[method]
+        return Range(minimum=max(self.histogram.minimum, -limit), maximum=min(self.histogram.maximum, limit))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {
+            "min": self.histogram.minimum,
+            "max": self.histogram.maximum,
+            "thresholds": {method.value: self.thresholds[method] for method in Method},
+            "scales": {method.value: self.range_by(method).symmetric_scale for method in Method},
+            "histogram": self.histogram.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError: It is something else.
+        """
+        histogram = Histogram.from_json(values["histogram"], float(values["min"]), float(values["max"]))
+        thresholds = {m: float(values["thresholds"][m.value]) for m in Method}
+        if not all(math.isfinite(number) for number in (histogram.minimum, histogram.maximum, *thresholds.values())):
+            raise ValueError("a number is not finite")
+        return cls(histogram=histogram, thresholds=thresholds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationTable:
+    """What quantization needs to know of the activations.
+
+    Attributes:
+        method: By which thresholds are taken unless somebody asks for another.
+        percentile: Of that method.
         tensors: By value name of the FP32 graph.
         graph_sha256: Hash of the FP32 graph.
         preprocessing: Fingerprint of the preprocessing.
-        images: How many images.
-        images_sha256: Hash over the sorted content hashes of the images.
+        images: Content hashes of the images, sorted.
     """
 
-    method: str
-    tensors: dict[str, Range]
+    method: Method
+    percentile: float
+    tensors: dict[str, Observed]
     graph_sha256: str
     preprocessing: str
-    images: int
-    images_sha256: str
+    images: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain JSON values; scales are written for the reader and derived from the ranges."""
+        """Returns plain JSON values; scales are written for the reader and derived from the thresholds."""
         return {
             "schema": TABLE_SCHEMA,
-            "method": self.method,
+            "method": self.method.value,
+            "percentile": self.percentile,
             "graph_sha256": self.graph_sha256,
             "preprocessing": self.preprocessing,
-            "images": self.images,
-            "images_sha256": self.images_sha256,
-            "tensors": {
-                name: {"min": found.minimum, "max": found.maximum, "scale": found.symmetric_scale}
-                for name, found in self.tensors.items()
-            },
+            "images": len(self.images),
+            "images_sha256": list(self.images),
+            "tensors": {name: found.to_json() for name, found in self.tensors.items()},
         }
 
     def write(self, path: Path) -> None:
@@ -84,23 +126,27 @@ class CalibrationTable:
         try:
             values = json.loads(path.read_text())
             if values["schema"] != TABLE_SCHEMA:
-                raise ValueError(f"schema {values['schema']}")
-            tensors = {
-                str(name): Range(minimum=float(entry["min"]), maximum=float(entry["max"]))
-                for name, entry in values["tensors"].items()
-            }
+                raise ValueError(f"schema {values['schema']}, and this version reads {TABLE_SCHEMA}")
             return cls(
-                method=str(values["method"]),
-                tensors=tensors,
+                method=Method(values["method"]),
+                percentile=float(values["percentile"]),
+                tensors={str(name): Observed.from_json(entry) for name, entry in values["tensors"].items()},
                 graph_sha256=str(values["graph_sha256"]),
                 preprocessing=str(values["preprocessing"]),
-                images=int(values["images"]),
-                images_sha256=str(values["images_sha256"]),
+                images=tuple(str(digest) for digest in values["images_sha256"]),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
             raise InputError(
                 f"{path} cannot be read as a calibration table", got=repr(exc), remedy="run `alexnet-deploy calibrate`"
             ) from exc
+
+    def by_method(self, method: Method | None, percentile: float | None = None) -> Self:
+        """The same observations with thresholds by another method, or another percentile."""
+        percent = self.percentile if percentile is None else percentile
+        tensors = self.tensors
+        if percent != self.percentile:
+            tensors = {name: observed(found.histogram, percent) for name, found in tensors.items()}
+        return replace(self, method=method or self.method, percentile=percent, tensors=tensors)
 
     def range_of(self, name: str) -> Range:
         """The range of one tensor.
@@ -114,4 +160,9 @@ class CalibrationTable:
                 got=", ".join(list(self.tensors)[:5]),
                 remedy="calibrate this graph anew",
             )
-        return self.tensors[name]
+        return self.tensors[name].range_by(self.method)
+
+
+def observed(histogram: Histogram, percentile: float) -> Observed:
+    """A histogram with its thresholds by every method."""
+    return Observed(histogram=histogram, thresholds={m: threshold(histogram, m, percentile) for m in Method})

@@ -150,10 +150,13 @@ def _traffic(document: dict[str, Any]) -> Table:
 
 
 def _ranges(document: dict[str, Any]) -> Table:
-    table = Table(title=f"{document['method']} over {document['images']} images", title_justify="left")
+    method = document["method"]
+    table = Table(title=f"{document['images']} images; thresholds, {method} in use", title_justify="left")
     table.add_column("tensor")
-    for name in ("min", "max", "scale"):
+    methods = ("max", "percentile", "entropy", "mse")
+    for name in ("min", "max seen", *methods, "scale in use"):
         table.add_column(name, justify="right")
     for name, entry in document["tensors"].items():
-        table.add_row(name, *(f"{entry[key]:.6g}" for key in ("min", "max", "scale")))
+        numbers = [entry["min"], entry["max"], *(entry["thresholds"][m] for m in methods), entry["scales"][method]]
+        table.add_row(name, *(f"{number:.5g}" for number in numbers))
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from alexnet_deploy.lrn.lowering import lrn_nodes
 from alexnet_deploy.precision.calibrate import table_from_images
 from alexnet_deploy.precision.qdq import int8_from_fp32, quantize_weights
 from alexnet_deploy.precision.table import CalibrationTable, Range
+from alexnet_deploy.precision.thresholds import Method
 from alexnet_deploy.specs import Lowering, Preprocessing, Target
 from tests.conftest import random_images, small_info
 from tests.graphs import (
@@ -238,11 +240,8 @@ def test_int8_agrees_with_fp32_on_real_images(target: Target) -> None:
 
 
 def test_a_table_of_another_graph_is_refused() -> None:
-    table = small_table()
-    tensors = {name: found for name, found in table.tensors.items() if name != "pool2"}
-    other = CalibrationTable(
-        method="max", tensors=tensors, graph_sha256=GRAPH_HASH, preprocessing="", images=1, images_sha256=""
-    )
+    tensors = {name: found for name, found in small_table().tensors.items() if name != "pool2"}
+    other = replace(small_table(), tensors=tensors)
     with pytest.raises(InputError, match="pool2"):
         int8_from_fp32(small_graph(), other, Target.OPENVINO)
 
@@ -316,6 +315,24 @@ def test_two_readers_of_one_activation_share_its_quantization() -> None:
     int8 = int8_from_fp32(model, table, Target.TENSORRT)
     assert operators(int8).count("QuantizeLinear") == 1
     assert sqnr(evaluate(model, noise(4)), evaluate(int8, noise(4))) > 30
+
+
+@pytest.mark.parametrize("method", Method)
+def test_every_method_gives_its_own_scales(method: Method) -> None:
+    table = small_table().by_method(method)
+    symmetric = int8_from_fp32(small_graph(), table, Target.TENSORRT)
+    affine = int8_from_fp32(small_graph(), table, Target.OPENVINO)
+    for name in ("input", "pool1", "pool2", "relu3"):
+        limit = table.tensors[name].thresholds[method]
+        scales = [float(array_of(model.graph.initializers[f"{name}.scale"])) for model in (symmetric, affine)]
+        assert scales == pytest.approx([limit / 127, table.range_of(name).affine[0]], rel=1e-7)
+
+
+@pytest.mark.parametrize("method", [Method.PERCENTILE, Method.MSE])
+def test_int8_agrees_with_fp32_where_little_is_cut_off(method: Method) -> None:
+    images = shipped_batch(32)
+    int8 = int8_from_fp32(small_graph(), small_table().by_method(method), Target.OPENVINO)
+    assert sqnr(run_onnx(small_graph(), images), run_onnx(int8, images)) > 22
 
 
 @pytest.mark.parametrize("largest_weight", [0.0, 1e-7])

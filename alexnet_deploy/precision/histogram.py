@@ -1,0 +1,159 @@
+"""Counts of an activation's values that do not depend on the order in which they come."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# On each side of zero. Widths are powers of two, so that the largest value is in the upper half: 2,048 bins at least
+# span the values, which is what TensorRT's entropy calibration used.
+BINS = 4096
+# Its reciprocal is still a number in FP32.
+_SMALLEST_EXPONENT = -120
+# At which the largest FP32 number fits.
+_LARGEST_EXPONENT = 116
+
+
+@dataclass(eq=False)
+class Histogram:
+    """Integer counts over bins of width `2**exponent`, `BINS` on each side of zero.
+
+    A value that does not fit doubles the width, which merges bins in pairs: exactly, in integers. So the result
+    depends on the values alone, not on their order. Bin `i` of `positive` holds `i * width <= x < (i + 1) * width`,
+    the same bin of `negative` holds its mirror image, without zero.
+
+    Attributes:
+        minimum, maximum: Of all values, exactly; infinity and minus infinity where there are none.
+    """
+
+    exponent: int = _SMALLEST_EXPONENT
+    positive: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    negative: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    minimum: float = math.inf
+    maximum: float = -math.inf
+
+    @property
+    def width(self) -> float:
+        """Of a bin."""
+        return math.ldexp(1.0, self.exponent)
+
+    @property
+    def magnitudes(self) -> NDArray[np.int64]:
+        """Counts of `|x|`."""
+        return self.positive + self.negative
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Counts finite values of any shape.
+
+        Raises:
+            ValueError: One is not finite.
+        """
+        if not values.size:
+            return
+        # The sum is 0.0 where a minimum or maximum is -0.0: which of the two zeros it is depends on their order.
+        low, high = float(values.min()) + 0.0, float(values.max()) + 0.0
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise ValueError(f"values from {low} to {high}")
+        self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
+        self._widen(max(-low, high))
+        # A product with a power of two is exact, so that truncation is the bin.
+        flat = values.ravel()
+        scaled = flat * np.float32(math.ldexp(1.0, -self.exponent))
+        if low < 0:
+            places = scaled.astype(np.int64)
+            # A negative value may be so small that its product is zero.
+            below = flat < 0
+            self.negative += np.bincount(-places[below], minlength=BINS)
+            self.positive += np.bincount(places[~below], minlength=BINS)
+        else:
+            self.positive += np.bincount(scaled.astype(np.int64), minlength=BINS)
+
+    def merged(self, other: Histogram) -> Histogram:
+        """Both together, as if the values of one had been added to the other; both stay as they are."""
+        exponent = max(self.exponent, other.exponent)
+        (positive, negative), (more_positive, more_negative) = self._sides(exponent), other._sides(exponent)
+        return Histogram(
+            exponent=exponent,
+            positive=positive + more_positive,
+            negative=negative + more_negative,
+            minimum=min(self.minimum, other.minimum),
+            maximum=max(self.maximum, other.maximum),
+        )
+
+    def _sides(self, exponent: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        positive, negative = self.positive, self.negative
+        # After a dozen doublings everything is in the first bin.
+        for _ in range(min(exponent - self.exponent, BINS.bit_length())):
+            positive, negative = _halved(positive), _halved(negative)
+        return positive, negative
+
+    def _widen(self, largest: float) -> None:
+        while largest >= BINS * self.width:
+            # Straight to the width that fits where nothing has been counted yet.
+            empty = not self.positive.any() and not self.negative.any()
+            steps = max(1, math.frexp(largest)[1] - self.exponent - BINS.bit_length() + 1) if empty else 1
+            self.exponent += steps
+            if not empty:
+                self.positive, self.negative = _halved(self.positive), _halved(self.negative)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the counts as base64 of zlib of little-endian int64, negative side first."""
+        counts = np.concatenate([self.negative, self.positive]).astype("<i8").tobytes()
+        return {
+            "exponent": self.exponent,
+            "counts": base64.b64encode(zlib.compress(counts, 9)).decode(),
+            "sha256": self.digest,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], minimum: float, maximum: float) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: The counts are damaged.
+        """
+        try:
+            exponent = int(values["exponent"])
+            counts = np.frombuffer(zlib.decompress(base64.b64decode(values["counts"])), "<i8").astype(np.int64)
+        except (zlib.error, TypeError, OverflowError) as exc:
+            raise ValueError(f"a histogram cannot be read: {exc}") from exc
+        if not _SMALLEST_EXPONENT <= exponent <= _LARGEST_EXPONENT:
+            raise ValueError(f"a histogram of bins of width 2**{exponent}")
+        if counts.size != 2 * BINS or (counts < 0).any():
+            raise ValueError(f"a histogram of {counts.size} counts, expected {2 * BINS}")
+        found = cls(
+            exponent=exponent,
+            negative=counts[:BINS].copy(),
+            positive=counts[BINS:].copy(),
+            minimum=minimum,
+            maximum=maximum,
+        )
+        if found.digest != values["sha256"]:
+            raise ValueError("a histogram does not have its hash")
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        """Whether width, counts and range are the same."""
+        if not isinstance(other, Histogram):
+            return NotImplemented
+        return (self.digest, self.minimum, self.maximum) == (other.digest, other.minimum, other.maximum)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the width and the counts."""
+        content = np.concatenate([[self.exponent], self.negative, self.positive]).astype("<i8").tobytes()
+        return hashlib.sha256(content).hexdigest()
+
+
+def _halved(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    pairs = counts.reshape(-1, 2).sum(axis=1)
+    return np.concatenate([pairs, np.zeros_like(pairs)])

@@ -1,0 +1,69 @@
+"""What an interrupted calibration has counted, kept beside the table until it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet_deploy.artifacts import write_json
+from alexnet_deploy.precision.histogram import Histogram
+from alexnet_deploy.specs import fingerprint
+
+State = tuple[int, dict[str, Histogram]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where counts are kept when a run ends early.
+
+    Attributes:
+        path: The file; None keeps nothing.
+        request: What was asked for: counts of another request are of no use.
+    """
+
+    path: Path | None
+    request: str
+
+    def restore(self, names: list[str]) -> State:
+        """How many images were done, and the counts; nothing where there is no file that fits."""
+        fresh = 0, {name: Histogram() for name in names}
+        if self.path is None or not self.path.is_file():
+            return fresh
+        try:
+            values = json.loads(self.path.read_text())
+            if values.pop("fingerprint") != fingerprint(values):
+                return fresh
+            if values["request"] != self.request or list(values["tensors"]) != names:
+                return fresh
+            return int(values["done"]), {
+                name: Histogram.from_json(entry, float(entry["min"]), float(entry["max"]))
+                for name, entry in values["tensors"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            # A file cut short by what interrupted the run is as good as none.
+            return fresh
+
+    @contextlib.contextmanager
+    def kept(self, state: Callable[[], State]) -> Iterator[None]:
+        """Keeps the counts when the run inside ends with an exception, Ctrl-C among them."""
+        try:
+            yield
+        except BaseException:
+            done, histograms = state()
+            if self.path is not None and done and all(math.isfinite(h.minimum) for h in histograms.values()):
+                tensors = {
+                    name: {**found.to_json(), "min": found.minimum, "max": found.maximum}
+                    for name, found in histograms.items()
+                }
+                content = {"request": self.request, "done": done, "tensors": tensors}
+                write_json(self.path, {**content, "fingerprint": fingerprint(content)})
+            raise
+
+    def forget(self) -> None:
+        """The table is done."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
