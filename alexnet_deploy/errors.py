@@ -14,7 +14,8 @@ AlexnetDeployError                 exit 1
 ├── SessionError                   exit 1   a runtime that should run did not
 └── GateError                      exit 3   something was measured and found wanting
     ├── ParityError                exit 3   an export differs from its source
-    └── PrecisionProofError        exit 3   a layer did not get the precision that was asked for
+    ├── PrecisionProofError        exit 3   a layer did not get the precision that was asked for
+    └── AccuracyError              exit 3   a budget of accuracy does not hold
 """
 
 from __future__ import annotations
@@ -101,3 +102,7 @@ class ParityError(GateError):
 
 class PrecisionProofError(GateError):
     """A layer did not get the precision that was asked for."""
+
+
+class AccuracyError(GateError):
+    """A budget of accuracy does not hold."""

@@ -39,6 +39,22 @@ class Lowering(StrEnum):
     PLUGIN = "plugin"
 
 
+@dataclass(frozen=True, kw_only=True)
+class GraphOptions:
+    """How far a target's graph or engine may differ from what was asked for.
+
+    Attributes:
+        measure: Choose the lowering of LRN by timing it here, where the target can be timed.
+        allow_float: Keep an int8 graph or engine of which a layer is computed in float.
+        max_drop: Of int8: the largest loss of top-1, as a fraction of the guard images; layers go back to float until
+            it holds. None quantizes every layer, whatever it costs.
+    """
+
+    measure: bool = False
+    allow_float: bool = False
+    max_drop: float | None = None
+
+
 class Interpolation(StrEnum):
     """How an image is resampled; the filters are Pillow's, which antialias when they shrink."""
 

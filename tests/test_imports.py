@@ -23,10 +23,11 @@ MODULES = sorted(
 # From the bottom up. Members of one layer do not import each other; modules of one package do.
 LAYERS = (
     ("errors",),
-    ("specs", "machine", "progress"),
+    ("specs", "machine", "progress", "bench.statistics"),
     ("variants", "optional", "artifacts"),
     ("data",),
-    ("lrn.oracle", "lrn.module", "lrn.kernel", "lrn.library_name"),
+    ("lrn.oracle", "lrn.module", "lrn.kernel_spec", "lrn.library_name"),
+    ("lrn.kernel",),
     ("network",),
     ("weights",),
     ("graph",),

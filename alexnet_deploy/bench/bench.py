@@ -97,7 +97,7 @@ def rows_from_candidates(
     The first candidate that runs in torch and FP32 is the reference of agreement, SQNR and flips.
 
     Args:
-        candidates: What to measure; those with a reason become skipped rows.
+        candidates: What to measure; those with a reason become skipped rows, unless they say «failed».
         options: Batches, runs and turns.
         make_runner: Makes the runner of a session.
         labels: Of the evaluation images; None where they are not the model's classes.
@@ -125,7 +125,7 @@ def _open(candidates: Sequence[Candidate], make_runner: Callable[[SessionSpec], 
     with voice.track("load", len(candidates)) as track:
         for candidate in candidates:
             if candidate.reason is not None:
-                candidate.status = "skipped"
+                candidate.status = "skipped" if candidate.status == "ok" else candidate.status
                 continue
             candidate.runner = make_runner(candidate.spec)
             try:

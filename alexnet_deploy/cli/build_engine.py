@@ -11,6 +11,7 @@ from alexnet_deploy.cli.options import (
     artifact_document,
     deployment_from,
     json_option,
+    max_drop_option,
     model_option,
     output_option,
     quiet_option,
@@ -19,7 +20,7 @@ from alexnet_deploy.cli.options import (
 )
 from alexnet_deploy.engines.options import DEFAULT_SMS, EngineOptions, sms_from_text
 from alexnet_deploy.progress import Voice
-from alexnet_deploy.specs import Lowering, Precision
+from alexnet_deploy.specs import GraphOptions, Lowering, Precision
 
 _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 
@@ -60,6 +61,7 @@ _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
     help="A calibration table for --int8.  [default: made from the shipped images]",
 )
 @click.option("--allow-float", is_flag=True, help="Keep an engine in which a layer did not get the precision.")
+@max_drop_option
 @output_option("The engine, where one precision is built.  [default: in WORKDIR]")
 @json_option
 @workdir_option
@@ -67,6 +69,7 @@ _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 def command(
     model: str, variant: str | None, fp32: bool, fp16: bool, bf16: bool, int8: bool, backend: str, sm: str, lrn: str,
     min_batch: int, opt_batch: int, max_batch: int, calibration: Path | None, allow_float: bool,
+    max_drop: float | None,
     output: Path | None, as_json: bool, workdir: Path, voice: Voice,
 ) -> None:  # fmt: skip
     """Build engines, without a GPU too, and prove their precision.
@@ -78,6 +81,8 @@ def command(
         raise click.UsageError("--output names one file, but several precisions are asked for.")
     if calibration is not None and Precision.INT8 not in chosen:
         raise click.UsageError("--calibration goes with --int8.")
+    if max_drop is not None and Precision.INT8 not in chosen:
+        raise click.UsageError("--max-drop goes with --int8.")
     requests = [
         EngineOptions(
             precision=precision,
@@ -97,7 +102,9 @@ def command(
                 request,
                 calibration=calibration if request.precision is Precision.INT8 else None,
                 output=output,
-                allow_float=allow_float,
+                graph_options=GraphOptions(
+                    allow_float=allow_float, max_drop=None if max_drop is None else max_drop / 100
+                ),
                 lowering=None if lrn == "auto" else Lowering(lrn),
             )
         )

@@ -9,6 +9,7 @@ import click
 from alexnet_deploy.cli.options import (
     deployment_from,
     json_option,
+    max_drop_option,
     model_option,
     output_option,
     print_artifact,
@@ -23,19 +24,32 @@ from alexnet_deploy.progress import Voice
 @model_option
 @variant_option
 @click.option(
-    "--lrn",
-    type=click.Choice(["native", "banded", "plugin", "auto"]),
-    default="native",
-    show_default=True,
-    help="LRN as the standard node, as a band times the squares, or as the node of our TensorRT plugin, which carries "
-    "its function body and runs in ONNX Runtime too; auto: what --target runs fastest.",
-)
-@click.option(
     "--target",
     type=click.Choice(["onnxruntime-cpu", "openvino", "tensorrt", "tensorrt-rtx"]),
-    help="With --lrn auto: timed on this machine for the CPU runtimes, by rule for TensorRT.",
+    help="Write the graph as this target runs it best.  [default: the form in which graphs are exchanged]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="With --target. int8 reads the calibration table, and proves its layers where the target runs here.",
+)
+@click.option(
+    "--lrn",
+    type=click.Choice(["native", "banded", "plugin", "auto"]),
+    help="LRN as the standard node, as a band times the squares, or as the node of our TensorRT plugin, which carries "
+    "its function body and runs in ONNX Runtime too; auto: the fastest, timed on this machine for the CPU targets.  "
+    "[default: native; with --target by rule]",
 )
 @click.option("--contain-nan", is_flag=True, help="With --lrn banded: a NaN stays in its window; slower.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A table for --precision int8.  [default: made from the shipped images]",
+)
+@click.option("--allow-float", is_flag=True, help="Keep an int8 graph of which the target computes a layer in float.")
+@max_drop_option
 @click.option("--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX operator set.")
 @click.option(
     "--preprocessing",
@@ -47,28 +61,41 @@ from alexnet_deploy.progress import Voice
 @workdir_option
 @quiet_option
 def command(
-    model: str, variant: str | None, lrn: str, target: str | None, contain_nan: bool, opset: int,
-    preprocessing: str | None, output: Path | None, as_json: bool, workdir: Path, voice: Voice,
+    model: str, variant: str | None, target: str | None, precision: str, lrn: str | None, contain_nan: bool,
+    calibration: Path | None, allow_float: bool, max_drop: float | None, opset: int, preprocessing: str | None,
+    output: Path | None, as_json: bool, workdir: Path, voice: Voice,
 ) -> None:  # fmt: skip
-    """Turn a checkpoint or an ONNX file into normalised ONNX.
+    """Turn a checkpoint or an ONNX file into normalised ONNX, or into the graph that a target runs best.
 
     Batch is dynamic, Local Response Normalization is the standard LRN node whatever the exporter made of it, and
     the result is compared with its source on real images before it is kept.
     """
     if contain_nan and lrn != "banded":
         raise click.UsageError("--contain-nan goes with --lrn banded; the others contain a NaN anyway.")
-    if (lrn == "auto") != (target is not None):
-        raise click.UsageError("--lrn auto and --target go together.")
+    if target is None and (lrn == "auto" or precision != "fp32"):
+        raise click.UsageError("--lrn auto and --precision go with --target: graphs differ by where they run.")
+    if precision != "int8" and (calibration is not None or allow_float or max_drop is not None):
+        raise click.UsageError("--calibration, --allow-float and --max-drop go with --precision int8.")
+    if lrn == "auto" and precision != "fp32":
+        raise click.UsageError("--lrn auto times FP32 graphs; leave --lrn out to choose by rule.")
     deployment = deployment_from(model, variant, workdir, voice, preprocessing=preprocessing, opset=opset)
-    from alexnet_deploy.specs import Lowering, Precision, Target
+    from alexnet_deploy.specs import GraphOptions, Lowering, Precision, Target
 
-    if lrn == "native":
+    if target is None and lrn in (None, "native"):
         artifact = deployment.fp32_graph(output)
-    elif target is not None:
-        artifact = deployment.graph(Precision.FP32, Target(target), measure=True, output=output)
     else:
-        runs_on = Target.TENSORRT_RTX if lrn == "plugin" else Target.ONNXRUNTIME_CPU
+        runs_on = target or ("tensorrt-rtx" if lrn == "plugin" else "onnxruntime-cpu")
         artifact = deployment.graph(
-            Precision.FP32, runs_on, lowering=Lowering(lrn), contain_nan=contain_nan, output=output
+            Precision(precision),
+            Target(runs_on),
+            calibration=calibration,
+            lowering=Lowering(lrn) if lrn not in (None, "auto") else None,
+            contain_nan=contain_nan,
+            options=GraphOptions(
+                measure=lrn == "auto",
+                allow_float=allow_float,
+                max_drop=None if max_drop is None else max_drop / 100,
+            ),
+            output=output,
         )
     print_artifact(artifact, as_json=as_json)

@@ -74,6 +74,17 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")(function)
 
 
+def max_drop_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--max-drop`: the accuracy guard's budget, in points."""
+    return click.option(
+        "--max-drop",
+        type=click.FloatRange(0, 100),
+        metavar="POINTS",
+        help="Of int8: points of top-1 that it may cost on the guard images; the most sensitive layers "
+        "go back to float until that holds.  [default: every layer is quantized]",
+    )(function)
+
+
 def deployment_from(
     model: str,
     variant: str | None,

@@ -14,7 +14,7 @@ from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner, evaluation
 from alexnet_deploy.data.batches import Skipped, undamaged
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.engines.options import EngineOptions
-from alexnet_deploy.errors import InputError, MissingDependencyError
+from alexnet_deploy.errors import InputError, MissingDependencyError, PrecisionProofError
 from alexnet_deploy.machine import count_gpus, cpu_flags, environment
 from alexnet_deploy.optional import is_installed
 from alexnet_deploy.pipeline.stages import Deployment
@@ -125,7 +125,10 @@ def _candidates(deployment: Deployment, runtime: str, options: BenchOptions) -> 
         if reason is not None:
             yield Candidate(spec=spec, reason=reason)
         else:
-            yield _with_artifact(deployment, spec)
+            try:
+                yield _with_artifact(deployment, spec)
+            except PrecisionProofError as exc:
+                yield Candidate(spec=spec, reason=str(exc), status="failed")
 
 
 def _why_not(deployment: Deployment, runtime: str, precision: Precision) -> str | None:

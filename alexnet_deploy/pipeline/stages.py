@@ -5,32 +5,28 @@ Each makes what it needs from the stage before it, as make would.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.artifacts import matching_passport, read_passport, require_passport, sha256_of
-from alexnet_deploy.data.batches import Skipped
-from alexnet_deploy.data.catalog import open_data
-from alexnet_deploy.data.shipped import Split, shipped_images
-from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import ArtifactError, InputError
-from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.normalise import DEFAULT_OPSET
-from alexnet_deploy.pipeline.fp32 import fp32_from_source, parity_images
+from alexnet_deploy.pipeline.fp32 import fp32_from_source
 from alexnet_deploy.pipeline.lrn_choice import MEASURED_TARGETS, LrnChoice, lrn_choice
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
-from alexnet_deploy.specs import Lowering, Precision, Target
+from alexnet_deploy.specs import GraphOptions, Lowering, Precision, Target
 from alexnet_deploy.weights import ModelInfo, shipped_checkpoint
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from alexnet_deploy.engines.options import EngineOptions
+    from alexnet_deploy.precision.calibrate import CalibrationOptions
 
 DEFAULT_CALIBRATION_IMAGES = 512
+DEFAULT_GRAPH_OPTIONS = GraphOptions()
 
 
 @dataclass(frozen=True)
@@ -139,6 +135,7 @@ class Deployment:
         *,
         data: str | None = None,
         images: int = DEFAULT_CALIBRATION_IMAGES,
+        options: CalibrationOptions | None = None,
         output: Path | None = None,
         skip_bad: bool = False,
     ) -> Artifact:
@@ -147,47 +144,12 @@ class Deployment:
         Raises:
             InputError: The model was not trained on what the shipped images show, and no data was named.
         """
+        from alexnet_deploy.pipeline.calibration import calibrated, calibration_images
+
         artifact, model, info = self._graph
-        source = self._calibration_images(data, images)
-        hashes = [source.content_hash(index) for index in range(len(source))] if not skip_bad else [data, images]
-        request = {"images": sorted(str(h) for h in hashes), "preprocessing": info.preprocessing.to_json()}
+        source = calibration_images(info, data, images, skip_bad=skip_bad, voice=self.workspace.voice)
         path = output or self.workspace.folder / _named(self.stem, "calibration.json")
-
-        def stage() -> Made:
-            from alexnet_deploy.precision.calibrate import table_from_images
-
-            skipped = Skipped() if skip_bad else None
-            table = table_from_images(
-                model, source, info.preprocessing, sha256_of(artifact.path), skipped=skipped, voice=self.workspace.voice
-            )
-            if skipped:
-                self.workspace.voice.warn(f"{len(skipped)} damaged images were skipped, the first: {skipped.names[0]}")
-            data_bytes = (json.dumps(table.to_json(), indent=1) + "\n").encode()
-            facts = {"method": table.method, "images": table.images, "data": source.name}
-            return Made(data=data_bytes, facts=facts, tools=tool_versions("onnxruntime-gpu", "onnxruntime"))
-
-        return self.workspace.make(path, "calibration", request, [artifact.path], stage)
-
-    def _calibration_images(self, data: str | None, images: int) -> ImageSource:
-        if not 1 <= images <= 1_000_000:
-            raise InputError("no such number of calibration images", got=images, expected="1 to 1,000,000")
-        if data is None or data == "shipped":
-            source: ImageSource = shipped_images(Split.CALIBRATION)
-            if data is None and self.info.labels != source.classes:
-                raise InputError(
-                    f"the shipped calibration images are not what {self.info.name} was trained on",
-                    got="Fashion-MNIST images",
-                    expected=f"images as it sees them in use ({len(self.info.labels) or 'unnamed'} classes)",
-                    remedy="name them with `alexnet-deploy calibrate --data FOLDER` (one folder a class); the other "
-                    "commands use its table; `--data shipped` insists on the shipped images",
-                )
-        else:
-            import numpy as np
-
-            everything = open_data(data, "train")
-            order = np.random.default_rng(0).permutation(len(everything))
-            source = everything.subset(sorted(order[:images]), everything.name)
-        return source.subset(range(min(images, len(source))), source.name)
+        return calibrated(self.workspace, path, artifact.path, model, info, source, options)
 
     def graph(
         self,
@@ -197,7 +159,7 @@ class Deployment:
         calibration: Path | None = None,
         lowering: Lowering | None = None,
         contain_nan: bool = False,
-        measure: bool = False,
+        options: GraphOptions = DEFAULT_GRAPH_OPTIONS,
         output: Path | None = None,
     ) -> Artifact:
         """The graph that `target` runs in `precision`.
@@ -208,23 +170,25 @@ class Deployment:
             calibration: A table that the user named, for int8; made from the shipped images otherwise.
             lowering: Of LRN; the target's best by default.
             contain_nan: Of banded LRN: a NaN stays in its window.
-            measure: Choose the lowering by timing it here, where the target can be timed.
+            options: What may differ.
             output: Another file than the work directory's.
 
         Raises:
             ArtifactError: The named table belongs to another graph.
         """
         from alexnet_deploy.lrn.lowering import lrn_nodes, spec_of
+        from alexnet_deploy.pipeline.target_graph import GraphRequest, graph_for_target
         from alexnet_deploy.precision.qdq import SCHEMES
+        from alexnet_deploy.precision.table import CalibrationTable
 
-        artifact, model, _ = self._graph
+        artifact, model, info = self._graph
         norms = [spec_of(node) for node in lrn_nodes(model)]
-        if measure and target in MEASURED_TARGETS:
+        if options.measure and target in MEASURED_TARGETS:
             choice = self._measured_choice(target)
         else:
             choice = lrn_choice(target, precision, norms, asked=lowering, contain_nan=contain_nan)
         if precision is Precision.FP32 and choice.lowering is Lowering.NATIVE:
-            return artifact
+            return artifact if output is None else self.fp32_graph(output)
         parents = [artifact.path]
         if precision is Precision.INT8:
             parents.append(self._table(calibration, artifact))
@@ -233,12 +197,19 @@ class Deployment:
         else:
             plugin = ".lrn-plugin" if choice.lowering is Lowering.PLUGIN else ""
             name = f"{self.stem}.{precision.value}.{target.value}{plugin}.onnx"
-        request: dict[str, Any] = {"precision": precision.value, "target": target.value, **choice.to_json()}
+        request: dict[str, Any] = {"precision": precision.value, "target": target.value, **choice.facts()}
         if precision is Precision.INT8:
-            request["scheme"] = asdict(SCHEMES[target])
+            request |= {"scheme": asdict(SCHEMES[target]), **asdict(options)}
 
         def stage() -> Made:
-            return self._convert(model, precision, target, choice, parents)
+            asked = GraphRequest(
+                precision=precision,
+                target=target,
+                choice=choice,
+                table=CalibrationTable.read(parents[1]) if precision is Precision.INT8 else None,
+                options=options,
+            )
+            return graph_for_target(model, info, asked, voice=self.workspace.voice)
 
         return self.workspace.make(output or self.workspace.folder / name, "onnx", request, parents, stage)
 
@@ -269,46 +240,13 @@ class Deployment:
             )
         return named
 
-    def _convert(
-        self, model: ir.Model, precision: Precision, target: Target, choice: LrnChoice, parents: list[Path]
-    ) -> Made:
-        from alexnet_deploy import export, graph
-        from alexnet_deploy.precision.half import half_from_fp32
-        from alexnet_deploy.precision.qdq import int8_from_fp32
-        from alexnet_deploy.precision.table import CalibrationTable
-
-        facts: dict[str, Any] = {
-            "model": self.info.to_json(),
-            "precision": precision.value,
-            "target": target.value,
-            **choice.facts(),
-        }
-        if precision is Precision.INT8:
-            converted = int8_from_fp32(model, CalibrationTable.read(parents[1]), target)
-        elif precision is Precision.FP32:
-            converted = model
-        else:
-            converted = half_from_fp32(model, precision)
-        converted = export.lowered(
-            converted, choice.lowering, contain_nan=choice.contain_nan, channels_last=choice.channels_last
-        )
-        graph.set_info(converted, self.info)
-        if precision in export.PARITY_TOLERANCE:
-            images = parity_images(self.info.preprocessing)
-            found = export.parity(
-                export.run_onnx(model, images), export.run_onnx(converted, images), export.PARITY_TOLERANCE[precision]
-            )
-            export.require_parity(found, f"the {precision.value} graph")
-            facts["parity"] = found.to_json()
-        return Made(data=graph.graph_bytes(converted), facts=facts, tools=tool_versions("onnx", "onnx-ir"))
-
     def engine(
         self,
         options: EngineOptions,
         *,
         calibration: Path | None = None,
         output: Path | None = None,
-        allow_float: bool = False,
+        graph_options: GraphOptions = DEFAULT_GRAPH_OPTIONS,
         lowering: Lowering | None = None,
     ) -> Artifact:
         """An engine with the proof of its precision in the passport.
@@ -317,7 +255,7 @@ class Deployment:
             options: What to build; whether it takes the LRN plugin follows from `lowering`.
             calibration: A table that the user named, for int8.
             output: Another file than the work directory's.
-            allow_float: Keep an engine whose precision is not proved.
+            graph_options: What may differ.
             lowering: Of LRN; the target's best by default.
 
         Raises:
@@ -327,13 +265,16 @@ class Deployment:
         from alexnet_deploy.optional import tensorrt_from_backend
 
         backend, module = tensorrt_from_backend(options.backend)
-        graph = self.graph(options.precision, Target(backend), calibration=calibration, lowering=lowering)
+        graph = self.graph(
+            options.precision, Target(backend), calibration=calibration, lowering=lowering, options=graph_options
+        )
         options = replace(options, plugin=graph.facts.get("lrn") == Lowering.PLUGIN.value)
-        request = {**options.to_json(), "backend": backend, "version": module.__version__, "allow_float": allow_float}
+        request = {**options.to_json(), "backend": backend, "version": module.__version__}
+        request["allow_float"] = graph_options.allow_float
         path = output or self.workspace.folder / self.engine_name(options, backend)
 
         def stage() -> Made:
-            return self._build(graph, options, path, allow_float=allow_float)
+            return self._build(graph, options, path, allow_float=graph_options.allow_float)
 
         return self.workspace.make(path, "engine", request, [graph.path], stage)
 
@@ -366,7 +307,9 @@ class Deployment:
             plan = read_plan(built.plan)
             facts["plan"] = plan.to_json()
             # Names come from the FP32 graph: quantization keeps them.
-            expected = [layer.name for layer in weighted_nodes(read_graph(self._graph[0].path))]
+            keep_float = graph.facts.get("keep_float", [])
+            layers = [layer.name for layer in weighted_nodes(read_graph(self._graph[0].path))]
+            expected = [name for name in layers if name not in keep_float]
             if not allow_float:
                 require_precision(plan, options.precision.value, expected)
             if options.plugin:

@@ -8,11 +8,13 @@ No one of these graphs runs in INT8 on all of them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from alexnet_deploy.errors import InputError
 from alexnet_deploy.graph import WeightedNode, add_initializer, constant_of, copy_of, weighted_nodes
 from alexnet_deploy.precision.calibrate import result_of
 from alexnet_deploy.precision.table import INT8_STEPS, CalibrationTable
@@ -57,25 +59,44 @@ SCHEMES = {
 }
 
 
-def int8_from_fp32(model: ir.Model, table: CalibrationTable, target: Target) -> ir.Model:
+def int8_from_fp32(
+    model: ir.Model, table: CalibrationTable, target: Target, *, keep_float: Collection[str] = ()
+) -> ir.Model:
     """Writes Q/DQ nodes into a copy of an FP32 graph.
 
     Requires: standard `LRN` nodes (lower afterwards: the banded convolution must not be quantized).
     Ensures: every convolution and fully connected layer with constant weights reads INT8 activations and INT8
     weights per output channel; LRN and pools stay as they are.
 
+    Args:
+        model: The FP32 graph.
+        table: Its calibration table.
+        target: Where it will run.
+        keep_float: Names of layers that stay as they are.
+
     Raises:
-        InputError: The table belongs to another graph.
+        InputError: The table belongs to another graph, or a layer to keep is not there.
     """
-    return int8_with_scheme(model, table, SCHEMES[target])
+    return int8_with_scheme(model, table, SCHEMES[target], keep_float=keep_float)
 
 
-def int8_with_scheme(model: ir.Model, table: CalibrationTable, scheme: QuantizationScheme) -> ir.Model:
+def int8_with_scheme(
+    model: ir.Model, table: CalibrationTable, scheme: QuantizationScheme, *, keep_float: Collection[str] = ()
+) -> ir.Model:
     """`int8_from_fp32` with a scheme of one's own."""
     copy = copy_of(model)
     writer = _QdqWriter(copy, table, scheme)
-    for layer in list(weighted_nodes(copy)):
-        writer.quantize_layer(layer)
+    layers = list(weighted_nodes(copy))
+    unknown = set(keep_float) - {layer.name for layer in layers}
+    if unknown:
+        raise InputError(
+            "no such layer to keep in float",
+            got=", ".join(sorted(unknown)),
+            expected=", ".join(layer.name for layer in layers),
+        )
+    for layer in layers:
+        if layer.name not in keep_float:
+            writer.quantize_layer(layer)
     return copy
 
 

@@ -162,7 +162,7 @@ def test_export_takes_a_foreign_graph(run: Run, foreign: Path, tmp_path: Path) -
 def test_calibrate_writes_a_table(run: Run, common: list[object], work: Path) -> None:
     ended = run("calibrate", *common, "--images", 32)
     assert (ended.code, ended.out) == (0, f"{work / 'calibration.json'}\n")
-    assert CalibrationTable.read(work / "calibration.json").images == 32
+    assert len(CalibrationTable.read(work / "calibration.json").images) == 32
     document = run("calibrate", *common, "--images", 32, "--json").document
     assert document["reused"] and document["passport"]["facts"]["images"] == 32
 
@@ -385,7 +385,7 @@ def test_an_unknown_option_is_a_usage_error(run: Run, command: str) -> None:
     "arguments",
     [
         ["export", "--opset", "17"],
-        ["export", "--lrn", "plugin"],
+        ["export", "--lrn", "folded"],
         ["calibrate", "--images", "0"],
         ["calibrate", "--images", "many"],
         ["build-engine", "--backend", "cuda"],

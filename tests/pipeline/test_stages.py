@@ -19,12 +19,11 @@ from alexnet_deploy.engines.plan import read_plan
 from alexnet_deploy.errors import AlexnetDeployError, ArtifactError, InputError, PrecisionProofError
 from alexnet_deploy.export import run_onnx
 from alexnet_deploy.graph import graph_bytes, info_of, read_graph, write_graph
-from alexnet_deploy.pipeline import stages
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.workspace import Workspace
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.progress import Voice
-from alexnet_deploy.specs import Lowering, Precision, Target
+from alexnet_deploy.specs import GraphOptions, Lowering, Precision, Target
 from alexnet_deploy.weights import save_checkpoint
 from tests.conftest import small_info, small_network
 from tests.graphs import CONVOLUTIONS, LINEARS, operators, relative_error, shipped_batch, small_graph
@@ -91,7 +90,7 @@ def test_calibration_takes_the_shipped_images(deployment: Deployment, folder: Pa
     artifact = deployment.calibration(images=IMAGES)
     assert artifact.path == folder / "calibration.json"
     table = CalibrationTable.read(artifact.path)
-    assert (table.images, table.graph_sha256) == (IMAGES, sha256_of(folder / "alexnet.onnx"))
+    assert (len(table.images), table.graph_sha256) == (IMAGES, sha256_of(folder / "alexnet.onnx"))
     assert table.preprocessing == small_info().preprocessing.fingerprint
     assert deployment.calibration(images=IMAGES).reused
     passport = read_passport(artifact.path)
@@ -119,15 +118,15 @@ def test_calibration_takes_a_folder_and_can_leave_out_damaged_images(deployment:
     data = class_folder(tmp_path / "data")
     output = tmp_path / "table.json"
     artifact = deployment.calibration(data=str(data), images=1000, output=output)
-    assert CalibrationTable.read(artifact.path).images == 20
-    assert CalibrationTable.read(deployment.calibration(data=str(data), images=5, output=output).path).images == 5
+    assert len(CalibrationTable.read(artifact.path).images) == 20
+    assert len(CalibrationTable.read(deployment.calibration(data=str(data), images=5, output=output).path).images) == 5
     (data / "Bag" / "broken.png").write_bytes(b"not an image")
     stream = io.StringIO()
     loud = dataclasses.replace(
         deployment, workspace=dataclasses.replace(deployment.workspace, voice=Voice(stream=stream))
     )
     skipping = loud.calibration(data=str(data), images=1000, output=output, skip_bad=True)
-    assert CalibrationTable.read(skipping.path).images == 20
+    assert len(CalibrationTable.read(skipping.path).images) == 20
     assert "1 damaged" in stream.getvalue() and "broken.png" in stream.getvalue()
 
 
@@ -232,7 +231,7 @@ def test_an_engine_that_fails_its_proof_is_not_written(
     with pytest.raises(PrecisionProofError, match="8 of 8"):
         deployment.engine(options, output=output)
     assert not output.exists() and not output.with_name("alexnet.engine.json").exists()
-    kept = deployment.engine(options, output=output, allow_float=True)
+    kept = deployment.engine(options, output=output, graph_options=GraphOptions(allow_float=True))
     assert kept.path.is_file()
     assert {layer["precision"] for layer in kept.facts["plan"]["layers"]} == {"fp16"}
 
@@ -293,7 +292,7 @@ def test_a_model_of_other_classes_asks_for_its_own_images(foreign: Path, tmp_pat
 
 def test_the_shipped_images_can_be_insisted_on(foreign: Path, tmp_path: Path) -> None:
     deployment = deployment_over(tmp_path / "work", foreign)
-    assert CalibrationTable.read(deployment.calibration(data="shipped", images=4).path).images == 4
+    assert len(CalibrationTable.read(deployment.calibration(data="shipped", images=4).path).images) == 4
 
 
 def test_int8_uses_the_table_that_was_made_from_other_images(foreign: Path, tmp_path: Path) -> None:
@@ -340,11 +339,6 @@ def test_a_graph_that_normalisation_would_change_in_value_is_not_kept(
     with pytest.raises(ParityError):
         deployment_over(tmp_path / "work", foreign).fp32_graph()
     assert list((tmp_path / "work").iterdir()) == []
-
-
-def test_the_lowering_table_has_a_reason_for_every_target() -> None:
-    assert set(stages.LOWERINGS) == set(Target)
-    assert all(reason for _, reason in stages.LOWERINGS.values())
 
 
 def test_a_graph_from_a_file_of_its_own_opset_is_converted_on_request(foreign: Path, tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""The accuracy guard over a target: which images, and how the target's graph is evaluated on them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alexnet_deploy import export, graph
+from alexnet_deploy.data.batches import PreprocessedImages
+from alexnet_deploy.data.shipped import Split, shipped_hashes, shipped_images
+from alexnet_deploy.data.sources import ImageSource
+from alexnet_deploy.errors import DataError
+from alexnet_deploy.machine import usable_cpus
+from alexnet_deploy.pipeline.lrn_choice import LrnChoice
+from alexnet_deploy.precision.guard import Guarded, guarded
+from alexnet_deploy.precision.qdq import int8_from_fp32
+from alexnet_deploy.precision.table import CalibrationTable
+from alexnet_deploy.progress import Voice
+from alexnet_deploy.runtimes.open import open_session
+from alexnet_deploy.runtimes.session import SessionSpec
+from alexnet_deploy.specs import Precision, Target
+from alexnet_deploy.weights import ModelInfo
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+BATCH = 16
+
+
+def guard_images(table: CalibrationTable) -> ImageSource:
+    """The shipped guard images, which are neither calibration nor evaluation images.
+
+    Raises:
+        DataError: The table was made on some of them.
+    """
+    source = shipped_images(Split.GUARD)
+    own = {source.content_hash(index) for index in range(len(source))}
+    shared = own & set(table.images) or own & shipped_hashes(Split.EVALUATION)
+    if shared:
+        raise DataError(
+            "guard images were used for calibration or evaluation",
+            got=f"{len(shared)} of {len(own)} shared",
+            expected="three sets that share no image",
+            remedy="calibrate on other images",
+        )
+    return source
+
+
+def guard_choice(
+    model: ir.Model,
+    info: ModelInfo,
+    table: CalibrationTable,
+    target: Target,
+    choice: LrnChoice,
+    max_drop: float,
+    *,
+    voice: Voice,
+) -> Guarded:
+    """Decides which layers stay in float.
+
+    CPU targets are evaluated in their own runtime. TensorRT's graphs are computed by ONNX Runtime in float with the
+    quantization in between, which rounds as the engine does and adds up in another order.
+
+    Args:
+        model: The FP32 graph.
+        info: Its description.
+        table: Its calibration table.
+        target: Where the graph will run.
+        choice: How LRN is written for it.
+        max_drop: Largest loss of top-1, as a fraction.
+        voice: Shows progress.
+    """
+    source = guard_images(table)
+    labels = source.labels if info.labels == source.classes else None
+    if labels is None:
+        voice.warn("the guard images are not of the model's classes: what FP32 says is taken for the truth")
+    images = PreprocessedImages(source=source, spec=info.preprocessing, indices=np.arange(len(source)))
+    layers = [layer.name for layer in graph.weighted_nodes(model)]
+
+    def evaluate(keep_float: Collection[str]) -> NDArray[np.float32]:
+        quantized = int8_from_fp32(model, table, target, keep_float=keep_float)
+        ready = export.lowered(
+            quantized, choice.lowering, contain_nan=choice.contain_nan, channels_last=choice.channels_last
+        )
+        return _logits(ready, target, images)
+
+    return guarded(layers, evaluate, labels, max_drop, voice=voice)
+
+
+def _logits(model: ir.Model, target: Target, images: PreprocessedImages) -> NDArray[np.float32]:
+    parts = range(0, len(images), BATCH)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        graph.write_graph(model, path)
+        if target in (Target.TENSORRT, Target.TENSORRT_RTX):
+            session = _simulation(path)
+            name = session.get_inputs()[0].name
+            return np.concatenate([session.run(None, {name: images[at : at + BATCH]})[0] for at in parts])
+        spec = SessionSpec(runtime=target.value, precision=Precision.INT8, path=path, threads=usable_cpus())
+        with open_session(spec) as opened:
+            return np.concatenate([opened.run(images[at : at + BATCH]) for at in parts])
+
+
+def _simulation(path: Path) -> Any:
+    """ONNX Runtime without its own integer kernels: quantize, dequantize, compute in FP32."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
