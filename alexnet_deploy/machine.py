@@ -42,7 +42,6 @@ def gpu_sm() -> int | None:
     return 10 * major.value + minor.value
 
 
-@cache
 def _cuda_driver() -> ctypes.CDLL | None:
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:

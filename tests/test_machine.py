@@ -51,6 +51,23 @@ def test_gpus_are_counted_by_the_driver(driver: Driver | None, count: int, monke
     assert machine.count_gpus.__wrapped__() == count
 
 
+class Ada(Driver):
+    """An RTX 4090's answer to the questions about its compute capability."""
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, _device: int) -> int:
+        value._obj.value = {75: 8, 76: 9}[attribute]
+        return 0
+
+
+@pytest.mark.parametrize(("driver", "sm"), [(Ada(1), 89), (Ada(0), None), (None, None)])
+def test_the_first_gpu_says_its_architecture(
+    driver: Driver | None, sm: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_cuda_driver", lambda: driver)
+    monkeypatch.setattr(machine, "count_gpus", machine.count_gpus.__wrapped__)
+    assert machine.gpu_sm.__wrapped__() == sm
+
+
 def test_a_version_is_the_installed_ones_or_none() -> None:
     import numpy as np
 
