@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from alexnet_deploy.bench.statistics import accuracy_from_logits, latency_from_samples, mcnemar
+from alexnet_deploy.bench.statistics import accuracy_from_logits, latency_from_samples, mcnemar, ratio_from_samples
 
 
 def test_quantiles_of_a_ramp() -> None:
@@ -153,3 +153,20 @@ def test_a_sure_and_right_network_has_no_calibration_error() -> None:
     found = accuracy_from_logits(logits, logits, np.full(5, 3))
     assert found.ece == pytest.approx(0.0, abs=1e-12)
     assert accuracy_from_logits(logits, logits, np.full(5, 4)).ece == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_machine_that_is_slower_for_some_rounds_does_not_move_a_ratio() -> None:
+    random = np.random.default_rng(0)
+    drift = np.repeat([1.0, 1.0, 3.0, 1.0, 2.0, 1.0], 4)
+    base, other = 10 * drift * random.normal(1, 0.01, 24), 5 * drift * random.normal(1, 0.01, 24)
+    found = ratio_from_samples(base, other, 6)
+    assert found.median == pytest.approx(2.0, rel=0.01)
+    assert found.ci95[0] <= found.median <= found.ci95[1]
+    assert found.ci95[1] - found.ci95[0] < 0.1
+    assert found == ratio_from_samples(base, other, 6)
+    assert found.to_json() == {"median": round(found.median, 3), "ci95": [round(x, 3) for x in found.ci95], "rounds": 6}
+
+
+def test_a_ratio_of_a_row_to_itself_is_one() -> None:
+    samples = np.random.default_rng(0).uniform(1, 9, 25)
+    assert ratio_from_samples(samples, samples, 4).ci95 == (1.0, 1.0)
