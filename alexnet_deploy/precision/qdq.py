@@ -97,6 +97,10 @@ def int8_with_scheme(
     for layer in layers:
         if layer.name not in keep_float:
             writer.quantize_layer(layer)
+    if scheme.quantize_outputs:
+        for layer in layers:
+            if layer.name in keep_float:
+                writer.shield(layer)
     return copy
 
 
@@ -129,6 +133,32 @@ class _QdqWriter:
         output = result_of(node)
         if self.scheme.quantize_outputs and output not in self.model.graph.outputs:
             self._dequantized(output, everywhere=True)
+
+    def shield(self, layer: WeightedNode) -> None:
+        """Keeps a float layer float.
+
+        ONNX Runtime quantizes the weights of a float layer by itself, per tensor, where it stands between a
+        DequantizeLinear with one scale and a QuantizeLinear. It leaves a DequantizeLinear per channel alone.
+        """
+        import onnx_ir as ir
+
+        producer = layer.node.inputs[0].producer() if layer.node.inputs[0] is not None else None
+        if producer is None or producer.op_type != "DequantizeLinear":
+            return
+        groups = layer.node.attributes.get_int("group", 1)
+        channels = layer.weight.shape[1] * groups
+        quantized, *parameters = producer.inputs
+        constants = [
+            self._constant(f"{layer.name}.float.{name}", np.full(channels, constant_of(value)))
+            for name, value in zip(("scale", "zero_point"), parameters, strict=True)
+        ]
+        assert quantized is not None
+        dequantize = self._node("DequantizeLinear", [quantized, *constants], f"{layer.name}.float", axis=1)
+        dequantize.outputs[0].dtype, dequantize.outputs[0].shape = ir.DataType.FLOAT, producer.outputs[0].shape
+        self.model.graph.insert_before(layer.node, dequantize)
+        layer.node.replace_input_with(0, dequantize.outputs[0])
+        if not producer.outputs[0].uses() and producer.outputs[0] not in self.model.graph.outputs:
+            self.model.graph.remove(producer, safe=True)
 
     def _dequantized(self, value: ir.Value, *, everywhere: bool = False) -> ir.Value:
         """Q and DQ after `value`, made once; `everywhere` makes every reader use them."""

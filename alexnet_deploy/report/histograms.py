@@ -65,7 +65,8 @@ def _draw(axis: Any, name: str, entry: dict[str, Any], method: str) -> None:
     edges = np.linspace(0, BINS * histogram.width, _POINTS + 1)
     shares = grouped / max(1.0, counts.sum() + zeros)
     axis.stairs(shares, edges, fill=True, color="#c9d6e3")
-    axis.set_yscale("log")
+    if shares.any():
+        axis.set_yscale("log")
     for label, colour in _COLOURS.items():
         width = 2.0 if label == method else 1.0
         axis.axvline(entry["thresholds"][label], color=colour, linewidth=width, label=label)

@@ -170,3 +170,55 @@ def test_a_machine_that_is_slower_for_some_rounds_does_not_move_a_ratio() -> Non
 def test_a_ratio_of_a_row_to_itself_is_one() -> None:
     samples = np.random.default_rng(0).uniform(1, 9, 25)
     assert ratio_from_samples(samples, samples, 4).ci95 == (1.0, 1.0)
+
+
+def test_a_machine_that_is_slower_for_a_while_does_not_move_the_ratio() -> None:
+    random = np.random.default_rng(5)
+    base, other = (mean * (1 + 0.01 * random.standard_normal(60)) for mean in (6.0, 2.0))
+    steady = ratio_from_samples(base, other, 6)
+    slow = np.repeat([1.0, 1.0, 3.0, 1.0, 2.0, 2.0], 10)
+    slower = ratio_from_samples(base * slow, other * slow, 6)
+    assert slower.median == pytest.approx(steady.median, rel=1e-12) == pytest.approx(3.0, rel=0.01)
+    assert slower.ci95 == pytest.approx(steady.ci95, rel=1e-12)
+    # The ratio of all samples' medians would move if only one of both were slow where the other is not.
+    assert slower.ci95[0] <= slower.median <= slower.ci95[1] < slower.ci95[0] * 1.03
+
+
+def test_the_ratio_is_the_median_over_rounds_by_hand() -> None:
+    base = np.asarray([4.0, 4.0, 400.0, 6.0, 6.0, 6.0, 9.0, 1.0, 9.0])
+    other = np.asarray([2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 9.0, 9.0, 9.0])
+    found = ratio_from_samples(base, other, 3)
+    assert (found.median, found.rounds) == (2.0, 3)
+    assert found.ci95 == (1.0, 3.0)
+    assert found.to_json() == {"median": 2.0, "ci95": [1.0, 3.0], "rounds": 3}
+
+
+def test_slower_is_below_one_and_the_other_way_round_is_its_inverse() -> None:
+    base, other = np.asarray([1.0, 2.0, 3.0] * 3), np.asarray([8.0, 4.0, 6.0] * 3)
+    there, back = ratio_from_samples(base, other, 3), ratio_from_samples(other, base, 3)
+    assert there.median == pytest.approx(1 / 3) and back.median == pytest.approx(3.0)
+
+
+@given(st.integers(1, 8), st.integers(0, 5), st.integers(0, 2**32 - 1))
+def test_the_ratio_is_seeded_and_within_its_interval(rounds: int, more: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    base, other = random.gamma(9.0, 1.0, 3 * rounds + more), random.gamma(9.0, 1.0, 3 * rounds + more)
+    found = ratio_from_samples(base, other, rounds, seed)
+    assert found == ratio_from_samples(base, other, rounds, seed)
+    assert found.ci95[0] <= found.median <= found.ci95[1]
+
+
+def test_another_seed_gives_the_same_ratio_in_another_interval() -> None:
+    random = np.random.default_rng(6)
+    base, other = random.gamma(9.0, 1.0, 120), random.gamma(9.0, 1.0, 120)
+    found = [ratio_from_samples(base, other, 40, seed) for seed in (0, 1)]
+    assert found[0].median == found[1].median and found[0].ci95 != found[1].ci95
+
+
+def test_samples_that_do_not_divide_into_the_rounds_are_all_taken() -> None:
+    base = np.asarray([2.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0])
+    other = np.ones(7)
+    found = ratio_from_samples(base, other, 2)
+    assert found.median == 2.5 and found.ci95 == (2.0, 3.0)
+    fewer = ratio_from_samples(base, np.ones(4), 2)
+    assert fewer.median == 2.5

@@ -142,9 +142,9 @@ def test_a_table_says_what_it_was_made_from() -> None:
 
 @pytest.mark.parametrize("method", Method)
 def test_the_method_of_a_run_is_the_method_chosen_later(method: Method) -> None:
-    options = CalibrationOptions(method=method)
-    table = table_from_images(small_graph(), source_of(3), small_preprocessing(), GRAPH_HASH, options=options)
-    assert written(table) == written(small_run(3).by_method(method))
+    source, options = random_images(3, side=4, colour=True), CalibrationOptions(method=method)
+    table = table_from_images(layers(), source, PLAIN, GRAPH_HASH, options=options)
+    assert written(table) == written(table_from_images(layers(), source, PLAIN, GRAPH_HASH).by_method(method))
 
 
 @pytest.mark.parametrize("percentile", [0.0, -1.0, 100.5, float("nan")])
@@ -161,7 +161,7 @@ def test_the_order_of_the_images_does_not_change_a_digit(seed: int) -> None:
     assert shuffled == small_run()
 
 
-@pytest.mark.parametrize("count", [1, 15, 16, 17, 31, 32, 33, 48])
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 32, 33])
 def test_order_does_not_matter_at_any_edge_of_a_batch(count: int) -> None:
     source = random_images(count, side=4, colour=True)
     tables = {
@@ -252,8 +252,8 @@ def test_memory_does_not_grow_with_the_images() -> None:
             tracemalloc.stop()
 
     peak(16)
-    few, many = peak(48), peak(300)
-    # 252 images more are 3 MB more as the graph reads them, and 4 MB more after its layer.
+    few, many = peak(48), peak(240)
+    # 192 images more are 2.4 MB more as the graph reads them, and 3.1 MB more after its layer.
     assert many < few + 1_000_000, (few, many)
 
 

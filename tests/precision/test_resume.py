@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -268,6 +269,14 @@ def test_an_interrupt_before_the_first_batch_leaves_what_was_kept_of_another_req
     assert progress.restore(["x", "r", "f", "y"])[0] == CALIBRATION_BATCH
 
 
+@cache
+def kept_after_two_batches() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "part"
+        interrupted(Progress(path, REQUEST), 2)
+        return path.read_text()
+
+
 def changed(**changes: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda values: values | changes
 
@@ -303,25 +312,28 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_file_starts_anew(
-    progress: Progress, damage: Callable[[dict[str, Any]], Any], read: list[int]
-) -> None:
-    interrupted(progress, 2)
+def test_a_damaged_file_starts_anew(progress: Progress, damage: Callable[[dict[str, Any]], Any]) -> None:
+    names, path = ["x", "r", "f", "y"], progress.path
+    assert path is not None
+    path.write_text(json.dumps(damage(json.loads(kept_after_two_batches()))))
+    assert progress.restore(names) == (0, {name: Histogram() for name in names})
+    path.write_text(kept_after_two_batches())
+    assert progress.restore(names)[0] == 2 * CALIBRATION_BATCH
+
+
+def test_a_run_over_a_damaged_file_is_a_run_over_none(progress: Progress, read: list[int]) -> None:
     assert progress.path is not None
-    progress.path.write_text(json.dumps(damage(json.loads(progress.path.read_text()))))
-    read.clear()
+    progress.path.write_text(json.dumps(json.loads(kept_after_two_batches()) | {"done": CALIBRATION_BATCH}))
     assert written(run(progress)) == whole()
     assert len(read) == COUNT
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
 def test_a_file_that_was_cut_short_starts_anew(progress: Progress, keep: float) -> None:
-    interrupted(progress, 2)
     assert progress.path is not None
-    content = progress.path.read_bytes()
+    content = kept_after_two_batches().encode()
     progress.path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
     assert progress.restore(["x", "r", "f", "y"])[0] == 0
-    assert written(run(progress)) == whole()
 
 
 def test_a_file_that_is_not_text_starts_anew(progress: Progress) -> None:
