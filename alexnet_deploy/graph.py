@@ -101,6 +101,16 @@ def copy_of(model: ir.Model) -> ir.Model:
     return ir.from_proto(ir.to_proto(model))
 
 
+# The oldest file format of ONNX that holds an operator set.
+_IR_VERSIONS = {19: 9, 21: 10}
+
+
+def require_opset(model: ir.Model, opset: int) -> None:
+    """Raises a model's operator set where it is older; what this package writes means the same in 18 and later."""
+    model.graph.opset_imports[""] = max(opset, model.graph.opset_imports[""])
+    model.ir_version = max(model.ir_version, *(ir for since, ir in _IR_VERSIONS.items() if since <= opset), 0)
+
+
 def set_info(model: ir.Model, info: ModelInfo) -> None:
     """Puts the model's description into the graph's metadata."""
     model.metadata_props[_INFO_KEY] = json.dumps(info.to_json())

@@ -39,6 +39,38 @@ class Lowering(StrEnum):
     PLUGIN = "plugin"
 
 
+class WeightRounding(StrEnum):
+    """How a weight becomes an integer."""
+
+    NEAREST = "nearest"
+    GPTQ = "gptq"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundingOptions:
+    """How the weights of an int8 graph are rounded; all but plain rounding looks at calibration images.
+
+    The defaults are what measured best (docs/int8.md).
+
+    Attributes:
+        rounding: GPTQ lets later weights make up for the errors of earlier ones.
+        bias_correction: Move each channel's bias by what rounding its weights moves its mean output.
+        weight_thresholds: Saturate a channel's largest weights where that costs the output less than coarser steps.
+    """
+
+    rounding: WeightRounding = WeightRounding.GPTQ
+    bias_correction: bool = True
+    weight_thresholds: bool = False
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether weights depend on what the layers read."""
+        return self != PLAIN_ROUNDING
+
+
+PLAIN_ROUNDING = RoundingOptions(rounding=WeightRounding.NEAREST, bias_correction=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class GraphOptions:
     """How far a target's graph or engine may differ from what was asked for.
@@ -46,6 +78,7 @@ class GraphOptions:
     Attributes:
         measure: Choose the lowering of LRN by timing it here, where the target can be timed.
         allow_float: Keep an int8 graph or engine of which a layer is computed in float.
+        rounding: Of int8: how weights are rounded.
         max_drop: Of int8: the largest loss of top-1, as a fraction of the guard images; layers go back to float until
             it holds. None quantizes every layer, whatever it costs.
     """
@@ -53,6 +86,7 @@ class GraphOptions:
     measure: bool = False
     allow_float: bool = False
     max_drop: float | None = None
+    rounding: RoundingOptions = RoundingOptions()
 
 
 class Interpolation(StrEnum):

@@ -15,12 +15,13 @@ from alexnet_deploy.cli.options import (
     model_option,
     output_option,
     quiet_option,
+    rounding_options,
     variant_option,
     workdir_option,
 )
 from alexnet_deploy.engines.options import DEFAULT_SMS, EngineOptions, sms_from_text
 from alexnet_deploy.progress import Voice
-from alexnet_deploy.specs import GraphOptions, Lowering, Precision
+from alexnet_deploy.specs import GraphOptions, Lowering, Precision, RoundingOptions
 
 _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 
@@ -62,6 +63,7 @@ _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 )
 @click.option("--allow-float", is_flag=True, help="Keep an engine in which a layer did not get the precision.")
 @max_drop_option
+@rounding_options
 @output_option("The engine, where one precision is built.  [default: in WORKDIR]")
 @json_option
 @workdir_option
@@ -69,7 +71,7 @@ _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 def command(
     model: str, variant: str | None, fp32: bool, fp16: bool, bf16: bool, int8: bool, backend: str, sm: str, lrn: str,
     min_batch: int, opt_batch: int, max_batch: int, calibration: Path | None, allow_float: bool,
-    max_drop: float | None,
+    max_drop: float | None, rounding: RoundingOptions | None,
     output: Path | None, as_json: bool, workdir: Path, voice: Voice,
 ) -> None:  # fmt: skip
     """Build engines, without a GPU too, and prove their precision.
@@ -79,10 +81,8 @@ def command(
     chosen = [p for p, wanted in zip(_PRECISIONS, (fp32, fp16, bf16, int8), strict=True) if wanted] or [Precision.FP16]
     if output is not None and len(chosen) > 1:
         raise click.UsageError("--output names one file, but several precisions are asked for.")
-    if calibration is not None and Precision.INT8 not in chosen:
-        raise click.UsageError("--calibration goes with --int8.")
-    if max_drop is not None and Precision.INT8 not in chosen:
-        raise click.UsageError("--max-drop goes with --int8.")
+    if any(said is not None for said in (calibration, max_drop, rounding)) and Precision.INT8 not in chosen:
+        raise click.UsageError("--calibration, --max-drop and rounding go with --int8.")
     requests = [
         EngineOptions(
             precision=precision,
@@ -103,7 +103,9 @@ def command(
                 calibration=calibration if request.precision is Precision.INT8 else None,
                 output=output,
                 graph_options=GraphOptions(
-                    allow_float=allow_float, max_drop=None if max_drop is None else max_drop / 100
+                    allow_float=allow_float,
+                    max_drop=None if max_drop is None else max_drop / 100,
+                    rounding=rounding or RoundingOptions(),
                 ),
                 lowering=None if lrn == "auto" else Lowering(lrn),
             )

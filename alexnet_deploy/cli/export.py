@@ -14,10 +14,12 @@ from alexnet_deploy.cli.options import (
     output_option,
     print_artifact,
     quiet_option,
+    rounding_options,
     variant_option,
     workdir_option,
 )
 from alexnet_deploy.progress import Voice
+from alexnet_deploy.specs import GraphOptions, Lowering, Precision, RoundingOptions, Target
 
 
 @click.command("export")
@@ -50,6 +52,7 @@ from alexnet_deploy.progress import Voice
 )
 @click.option("--allow-float", is_flag=True, help="Keep an int8 graph of which the target computes a layer in float.")
 @max_drop_option
+@rounding_options
 @click.option("--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX operator set.")
 @click.option(
     "--preprocessing",
@@ -62,7 +65,8 @@ from alexnet_deploy.progress import Voice
 @quiet_option
 def command(
     model: str, variant: str | None, target: str | None, precision: str, lrn: str | None, contain_nan: bool,
-    calibration: Path | None, allow_float: bool, max_drop: float | None, opset: int, preprocessing: str | None,
+    calibration: Path | None, allow_float: bool, max_drop: float | None,
+    rounding: RoundingOptions | None, opset: int, preprocessing: str | None,
     output: Path | None, as_json: bool, workdir: Path, voice: Voice,
 ) -> None:  # fmt: skip
     """Turn a checkpoint or an ONNX file into normalised ONNX, or into the graph that a target runs best.
@@ -74,13 +78,11 @@ def command(
         raise click.UsageError("--contain-nan goes with --lrn banded; the others contain a NaN anyway.")
     if target is None and (lrn == "auto" or precision != "fp32"):
         raise click.UsageError("--lrn auto and --precision go with --target: graphs differ by where they run.")
-    if precision != "int8" and (calibration is not None or allow_float or max_drop is not None):
-        raise click.UsageError("--calibration, --allow-float and --max-drop go with --precision int8.")
+    if precision != "int8" and (allow_float or any(said is not None for said in (calibration, max_drop, rounding))):
+        raise click.UsageError("--calibration, --allow-float, --max-drop and rounding go with --precision int8.")
     if lrn == "auto" and precision != "fp32":
         raise click.UsageError("--lrn auto times FP32 graphs; leave --lrn out to choose by rule.")
     deployment = deployment_from(model, variant, workdir, voice, preprocessing=preprocessing, opset=opset)
-    from alexnet_deploy.specs import GraphOptions, Lowering, Precision, Target
-
     if target is None and lrn in (None, "native"):
         artifact = deployment.fp32_graph(output)
     else:
@@ -95,6 +97,7 @@ def command(
                 measure=lrn == "auto",
                 allow_float=allow_float,
                 max_drop=None if max_drop is None else max_drop / 100,
+                rounding=rounding or RoundingOptions(),
             ),
             output=output,
         )

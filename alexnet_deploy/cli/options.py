@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from alexnet_deploy.machine import usable_cpus
 from alexnet_deploy.progress import Voice
+from alexnet_deploy.specs import RoundingOptions, WeightRounding
 from alexnet_deploy.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -83,6 +85,43 @@ def max_drop_option(function: Callable[..., Any]) -> Callable[..., Any]:
         help="Of int8: points of top-1 that it may cost on the guard images; the most sensitive layers "
         "go back to float until that holds.  [default: every layer is quantized]",
     )(function)
+
+
+def rounding_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How int8 weights are rounded. Gives the command `rounding`; None where nothing was said."""
+
+    @click.option(
+        "--rounding",
+        "weight_rounding",
+        type=click.Choice([way.value for way in WeightRounding]),
+        help="Of int8 weights: to the nearest integer, or by GPTQ, which lets later weights make up for the errors of "
+        f"earlier ones.  [default: {RoundingOptions().rounding.value}]",
+    )
+    @click.option(
+        "--bias-correction/--no-bias-correction",
+        default=None,
+        help="Move biases by what rounding the weights moves the mean output.  [default: with gptq]",
+    )
+    @click.option(
+        "--weight-thresholds/--no-weight-thresholds",
+        default=None,
+        help="Saturate a channel's largest weights where that costs less than coarser steps.  [default: no]",
+    )
+    @functools.wraps(function)
+    def wrapped(
+        weight_rounding: str | None, bias_correction: bool | None, weight_thresholds: bool | None, **arguments: Any
+    ) -> Any:
+        chosen = None
+        if any(said is not None for said in (weight_rounding, bias_correction, weight_thresholds)):
+            way = WeightRounding(weight_rounding or RoundingOptions().rounding)
+            chosen = RoundingOptions(
+                rounding=way,
+                bias_correction=way is WeightRounding.GPTQ if bias_correction is None else bias_correction,
+                weight_thresholds=bool(weight_thresholds),
+            )
+        return function(rounding=chosen, **arguments)
+
+    return wrapped
 
 
 def deployment_from(

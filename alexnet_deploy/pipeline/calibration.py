@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_deploy import __version__
-from alexnet_deploy.artifacts import sha256_of
+from alexnet_deploy.artifacts import read_passport, sha256_of
 from alexnet_deploy.data.batches import Skipped, undamaged
 from alexnet_deploy.data.catalog import open_data
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ImageSource
-from alexnet_deploy.errors import DataError, InputError
+from alexnet_deploy.errors import AlexnetDeployError, DataError, ImageError, InputError
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
 from alexnet_deploy.precision.calibrate import CALIBRATION_BATCH, CalibrationOptions, table_from_images
 from alexnet_deploy.precision.resume import Progress
+from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.specs import fingerprint
 from alexnet_deploy.weights import ModelInfo
@@ -57,9 +58,7 @@ def calibration_images(
                 "commands use its table; `--data shipped` insists on the shipped images",
             )
     else:
-        everything = open_data(data, "train")
-        order = np.random.default_rng(0).permutation(len(everything))
-        source = everything.subset(sorted(order[:images]), everything.name)
+        source = _drawn(data, images)
     source = source.subset(range(min(images, len(source))), source.name)
     if not skip_bad:
         return source
@@ -76,6 +75,61 @@ def calibration_images(
     return source.subset(kept, source.name)
 
 
+def _drawn(data: str, images: int) -> ImageSource:
+    everything = open_data(data, "train")
+    order = np.random.default_rng(0).permutation(len(everything))
+    return everything.subset(sorted(order[:images]), everything.name)
+
+
+def table_images(table: CalibrationTable, path: Path, count: int) -> ImageSource:
+    """The first images of a table in the order of their content hashes, found again where its passport says.
+
+    Args:
+        table: Which images.
+        path: The table's file; one without a passport is taken to be of the shipped images.
+        count: How many at most.
+
+    Raises:
+        DataError: They are not there any more, or have changed.
+    """
+    passport = read_passport(path)
+    origin = passport.facts.get("origin", {}) if passport is not None else {}
+    data, drawn = origin.get("data"), int(origin.get("images", len(table.images)))
+    wanted = table.images[:count]
+    try:
+        source = shipped_images(Split.CALIBRATION) if data is None else _drawn(data, drawn)
+    except AlexnetDeployError as exc:
+        raise _not_at_hand(path, data, exc) from exc
+    places = _places(source, set(wanted))
+    if len(places) < len(wanted):
+        raise _not_at_hand(path, data, f"{len(places)} of the first {len(wanted)} images")
+    return source.subset([places[digest] for digest in wanted], source.name)
+
+
+def _places(source: ImageSource, wanted: set[str]) -> dict[str, int]:
+    """Where the images of these hashes are; damaged ones are none of them."""
+    found: dict[str, int] = {}
+    for index in range(len(source)):
+        if len(found) == len(wanted):
+            break
+        try:
+            digest = source.content_hash(index)
+        except ImageError:
+            continue
+        if digest in wanted:
+            found[digest] = index
+    return found
+
+
+def _not_at_hand(path: Path, data: str | None, got: object) -> DataError:
+    return DataError(
+        f"the calibration images of {path} are not at hand",
+        got=got,
+        expected=f"those that it was made from: {data or 'the shipped ones'}",
+        remedy="put them back, calibrate anew, or round weights without them: --rounding nearest",
+    )
+
+
 def calibrated(
     workspace: Workspace,
     path: Path,
@@ -84,6 +138,7 @@ def calibrated(
     info: ModelInfo,
     source: ImageSource,
     options: CalibrationOptions | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> Artifact:
     """Makes the table, or reuses the one of the same images, graph and options.
 
@@ -95,6 +150,8 @@ def calibrated(
         info: Its description.
         source: The images.
         options: Method and percentile.
+        origin: For the passport: `data` and `images` as `calibration_images` got them, so that `table_images` finds
+            the images again.
     """
     options = options or CalibrationOptions()
     request: dict[str, Any] = {
@@ -113,7 +170,7 @@ def calibrated(
             model, source, info.preprocessing, digest, options=options, progress=progress, voice=workspace.voice
         )
         data = (json.dumps(table.to_json(), indent=1) + "\n").encode()
-        facts = {"method": table.method.value, "images": len(table.images), "data": source.name}
+        facts = {"method": table.method.value, "images": len(table.images), "data": source.name, "origin": origin or {}}
         return Made(data=data, facts=facts, tools=made_by)
 
     artifact = workspace.make(path, "calibration", request, [graph], stage)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from alexnet_deploy.pipeline.lrn_choice import LrnChoice
 from alexnet_deploy.precision.guard import Guarded, guarded
 from alexnet_deploy.precision.qdq import int8_from_fp32
 from alexnet_deploy.precision.table import CalibrationTable
+from alexnet_deploy.precision.weights import Rounding, nearest
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import SessionSpec
@@ -59,6 +61,7 @@ def guard_choice(
     choice: LrnChoice,
     max_drop: float,
     *,
+    rounding: Rounding = nearest,
     voice: Voice,
 ) -> Guarded:
     """Decides which layers stay in float.
@@ -73,6 +76,7 @@ def guard_choice(
         target: Where the graph will run.
         choice: How LRN is written for it.
         max_drop: Largest loss of top-1, as a fraction.
+        rounding: How weights become integers.
         voice: Shows progress.
     """
     source = guard_images(table)
@@ -83,7 +87,7 @@ def guard_choice(
     layers = [layer.name for layer in graph.weighted_nodes(model)]
 
     def evaluate(keep_float: Collection[str]) -> NDArray[np.float32]:
-        quantized = int8_from_fp32(model, table, target, keep_float=keep_float)
+        quantized = int8_from_fp32(model, table, target, keep_float=keep_float, rounding=rounding)
         ready = export.lowered(
             quantized, choice.lowering, contain_nan=choice.contain_nan, channels_last=choice.channels_last
         )
@@ -97,20 +101,27 @@ def _logits(model: ir.Model, target: Target, images: PreprocessedImages) -> NDAr
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
         graph.write_graph(model, path)
-        if target in (Target.TENSORRT, Target.TENSORRT_RTX):
-            session = _simulation(path)
-            name = session.get_inputs()[0].name
-            return np.concatenate([session.run(None, {name: images[at : at + BATCH]})[0] for at in parts])
+        with opened_for(path, target) as run:
+            return np.concatenate([run(images[at : at + BATCH]) for at in parts])
+
+
+@contextmanager
+def opened_for(path: Path, target: Target) -> Iterator[Callable[[NDArray[np.float32]], NDArray[np.float32]]]:
+    """An int8 graph, ready to compute logits from images.
+
+    CPU targets run in their own runtime. TensorRT's graphs run in ONNX Runtime without its integer kernels, which
+    quantizes, dequantizes and computes in FP32.
+    """
+    if target not in (Target.TENSORRT, Target.TENSORRT_RTX):
         spec = SessionSpec(runtime=target.value, precision=Precision.INT8, path=path, threads=usable_cpus())
         with open_session(spec) as opened:
-            return np.concatenate([opened.run(images[at : at + BATCH]) for at in parts])
-
-
-def _simulation(path: Path) -> Any:
-    """ONNX Runtime without its own integer kernels: quantize, dequantize, compute in FP32."""
+            yield opened.run
+        return
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    yield lambda images: session.run(None, {name: images})[0]

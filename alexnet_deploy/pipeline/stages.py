@@ -16,7 +16,7 @@ from alexnet_deploy.normalise import DEFAULT_OPSET
 from alexnet_deploy.pipeline.fp32 import fp32_from_source
 from alexnet_deploy.pipeline.lrn_choice import MEASURED_TARGETS, LrnChoice, lrn_choice
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
-from alexnet_deploy.specs import GraphOptions, Lowering, Precision, Target
+from alexnet_deploy.specs import GraphOptions, Lowering, Precision, RoundingOptions, Target
 from alexnet_deploy.weights import ModelInfo, shipped_checkpoint
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from alexnet_deploy.engines.options import EngineOptions
     from alexnet_deploy.precision.calibrate import CalibrationOptions
+    from alexnet_deploy.precision.table import CalibrationTable
+    from alexnet_deploy.precision.weights import Rounding
 
 DEFAULT_CALIBRATION_IMAGES = 512
 DEFAULT_GRAPH_OPTIONS = GraphOptions()
@@ -149,7 +151,8 @@ class Deployment:
         artifact, model, info = self._graph
         source = calibration_images(info, data, images, skip_bad=skip_bad, voice=self.workspace.voice)
         path = output or self.workspace.folder / _named(self.stem, "calibration.json")
-        return calibrated(self.workspace, path, artifact.path, model, info, source, options)
+        origin = {"data": None if data == "shipped" else data, "images": images}
+        return calibrated(self.workspace, path, artifact.path, model, info, source, options, origin)
 
     def graph(
         self,
@@ -180,6 +183,7 @@ class Deployment:
         from alexnet_deploy.pipeline.target_graph import GraphRequest, graph_for_target
         from alexnet_deploy.precision.qdq import SCHEMES
         from alexnet_deploy.precision.table import CalibrationTable
+        from alexnet_deploy.precision.weights import nearest
 
         artifact, model, info = self._graph
         norms = [spec_of(node) for node in lrn_nodes(model)]
@@ -202,16 +206,31 @@ class Deployment:
             request |= {"scheme": asdict(SCHEMES[target]), **asdict(options)}
 
         def stage() -> Made:
+            table: CalibrationTable | None = None
+            rounding: Rounding = nearest
+            if precision is Precision.INT8:
+                table = CalibrationTable.read(parents[1])
+                rounding = self._rounding(options.rounding, table, parents[1])
             asked = GraphRequest(
-                precision=precision,
-                target=target,
-                choice=choice,
-                table=CalibrationTable.read(parents[1]) if precision is Precision.INT8 else None,
-                options=options,
+                precision=precision, target=target, choice=choice, table=table, rounding=rounding, options=options
             )
             return graph_for_target(model, info, asked, voice=self.workspace.voice)
 
         return self.workspace.make(output or self.workspace.folder / name, "onnx", request, parents, stage)
+
+    @cached_property
+    def _roundings(self) -> dict[tuple[RoundingOptions, str], Rounding]:
+        return {}
+
+    def _rounding(self, options: RoundingOptions, table: CalibrationTable, path: Path) -> Rounding:
+        """Measured once for all targets: what layers read does not depend on them."""
+        from alexnet_deploy.pipeline.rounding import rounding_of
+
+        _, model, info = self._graph
+        key = options, sha256_of(path)
+        if key not in self._roundings:
+            self._roundings[key] = rounding_of(options, model, info, table, path, voice=self.workspace.voice)
+        return self._roundings[key]
 
     def _measured_choice(self, target: Target) -> LrnChoice:
         from alexnet_deploy.pipeline.lrn_measured import measured_choice

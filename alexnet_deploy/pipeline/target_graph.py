@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from alexnet_deploy.pipeline.workspace import Made
 from alexnet_deploy.precision.half import half_from_fp32
 from alexnet_deploy.precision.qdq import int8_from_fp32
 from alexnet_deploy.precision.table import CalibrationTable
+from alexnet_deploy.precision.weights import Rounding, nearest
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.runtimes.proof import PROVED_TARGETS, layer_precisions, require_integers
 from alexnet_deploy.specs import GraphOptions, Precision, Target
@@ -33,6 +34,7 @@ class GraphRequest:
     Attributes:
         choice: How LRN is written.
         table: The calibration table, for int8.
+        rounding: How its weights become integers.
         options: What may differ.
     """
 
@@ -41,6 +43,7 @@ class GraphRequest:
     choice: LrnChoice
     table: CalibrationTable | None
     options: GraphOptions
+    rounding: Rounding = nearest
 
 
 def graph_for_target(model: ir.Model, info: ModelInfo, request: GraphRequest, *, voice: Voice) -> Made:
@@ -87,15 +90,22 @@ def _int8(model: ir.Model, info: ModelInfo, request: GraphRequest, facts: dict[s
     assert table is not None
     keep_float: Collection[str] = ()
     if request.options.max_drop is not None:
-        found = guard_choice(model, info, table, request.target, request.choice, request.options.max_drop, voice=voice)
+        found = guard_choice(
+            model, info, table, request.target, request.choice, request.options.max_drop,
+            rounding=request.rounding, voice=voice,
+        )  # fmt: skip
         facts["guard"], keep_float = found.to_json(), found.keep_float
         voice.say(
             f"  accuracy guard: {100 * found.drop:.2f} points of top-1 lost on {found.images} images (p "
             f"{found.accuracy.p_value:.2f}), at most {100 * found.max_drop:.2f} allowed; in float: "
             f"{', '.join(keep_float) or 'none'}"
         )
-    facts |= {"calibration_method": table.method.value, "keep_float": list(keep_float)}
-    return int8_from_fp32(model, table, request.target, keep_float=keep_float)
+    facts |= {
+        "calibration_method": table.method.value,
+        "rounding": asdict(request.options.rounding),
+        "keep_float": list(keep_float),
+    }
+    return int8_from_fp32(model, table, request.target, keep_float=keep_float, rounding=request.rounding)
 
 
 def _proved(data: bytes, request: GraphRequest, layers: list[str], voice: Voice) -> dict[str, str]:

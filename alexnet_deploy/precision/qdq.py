@@ -8,16 +8,18 @@ No one of these graphs runs in INT8 on all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.graph import WeightedNode, add_initializer, constant_of, copy_of, weighted_nodes
+from alexnet_deploy.graph import WeightedNode, add_initializer, constant_of, copy_of, require_opset, weighted_nodes
 from alexnet_deploy.precision.calibrate import result_of
 from alexnet_deploy.precision.table import INT8_STEPS, CalibrationTable
+from alexnet_deploy.precision.weights import IntegerWeights, Rounding, float8, nearest, nearest_float8
 from alexnet_deploy.specs import Target
 
 if TYPE_CHECKING:
@@ -35,12 +37,14 @@ class QuantizationScheme:
         int32_bias: Write the bias as int32 with the product of the scales.
         weight_steps: Largest weight magnitude; 127 uses all eight bits, 63 leaves room for kernels that add two
             products in 16 bits.
+        float8: FP8 (E4M3) in place of integers, for activations and weights.
     """
 
     unsigned_activations: bool = False
     quantize_outputs: bool = False
     int32_bias: bool = False
     weight_steps: int = INT8_STEPS
+    float8: bool = False
 
 
 # Half of int32's range leaves the other half to the sum of products.
@@ -49,6 +53,9 @@ _LARGEST_BIAS = 2**30
 # on any CPU, and lose less than the overflow does (benchmarks/results/int8-schemes.json).
 _SEVEN_BITS = 63
 _SYMMETRIC = QuantizationScheme()
+_FLOAT8 = QuantizationScheme(float8=True)
+FLOAT8_OPSET = 19
+_FLOAT8_PLACES = 32
 SCHEMES = {
     Target.TENSORRT: _SYMMETRIC,
     Target.TENSORRT_RTX: _SYMMETRIC,
@@ -60,7 +67,12 @@ SCHEMES = {
 
 
 def int8_from_fp32(
-    model: ir.Model, table: CalibrationTable, target: Target, *, keep_float: Collection[str] = ()
+    model: ir.Model,
+    table: CalibrationTable,
+    target: Target,
+    *,
+    keep_float: Collection[str] = (),
+    rounding: Rounding = nearest,
 ) -> ir.Model:
     """Writes Q/DQ nodes into a copy of an FP32 graph.
 
@@ -73,19 +85,27 @@ def int8_from_fp32(
         table: Its calibration table.
         target: Where it will run.
         keep_float: Names of layers that stay as they are.
+        rounding: How weights become integers.
 
     Raises:
         InputError: The table belongs to another graph, or a layer to keep is not there.
     """
-    return int8_with_scheme(model, table, SCHEMES[target], keep_float=keep_float)
+    return int8_with_scheme(model, table, SCHEMES[target], keep_float=keep_float, rounding=rounding)
 
 
 def int8_with_scheme(
-    model: ir.Model, table: CalibrationTable, scheme: QuantizationScheme, *, keep_float: Collection[str] = ()
+    model: ir.Model,
+    table: CalibrationTable,
+    scheme: QuantizationScheme,
+    *,
+    keep_float: Collection[str] = (),
+    rounding: Rounding = nearest,
 ) -> ir.Model:
     """`int8_from_fp32` with a scheme of one's own."""
     copy = copy_of(model)
-    writer = _QdqWriter(copy, table, scheme)
+    if scheme.float8:
+        require_opset(copy, FLOAT8_OPSET)
+    writer = _QdqWriter(copy, table, scheme, rounding)
     layers = list(weighted_nodes(copy))
     unknown = set(keep_float) - {layer.name for layer in layers}
     if unknown:
@@ -104,32 +124,46 @@ def int8_with_scheme(
     return copy
 
 
-def quantize_weights(
-    weight: NDArray[np.floating], steps: int = INT8_STEPS, smallest_scale: NDArray[np.floating] | float = 0.0
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Rounds weights to INT8 per output channel (axis 0): `(int8 weights, scales)`; a channel of zeros has scale 1.
+def float8_layers(model: ir.Model) -> list[str]:
+    """Names of the layers that TensorRT computes in FP8: the fully connected ones, and convolutions whose filters
+    have at most 32 places; TensorRT-RTX 1.7 builds larger ones in the precision around them."""
+    return [layer.name for layer in weighted_nodes(model) if math.prod(layer.weight.shape[2:]) <= _FLOAT8_PLACES]
 
-    Symmetric, to the nearest even, as ONNX's QuantizeLinear does. No scale is below `smallest_scale`.
+
+def float8_from_fp32(model: ir.Model, table: CalibrationTable, *, keep_float: Collection[str] = ()) -> ir.Model:
+    """Writes Q/DQ nodes of FP8 (E4M3) around the layers that TensorRT computes in it, and around no others.
+
+    Scales follow the OCP's «8-bit Floating Point Specification»: the largest magnitude becomes 448. Activations have
+    one scale a tensor, weights one an output channel, rounded to the nearest.
+
+    Args:
+        model: The FP32 graph.
+        table: Its calibration table.
+        keep_float: Names of further layers that stay as they are.
     """
-    largest = np.abs(weight.reshape(weight.shape[0], -1)).max(axis=1)
-    scale = np.where(largest > 0, np.maximum(largest / steps, smallest_scale), 1.0).astype(np.float32)
-    by_channel = scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return np.clip(np.rint(weight / by_channel), -steps, steps).astype(np.int8), scale
+    able = float8_layers(model)
+    others = [layer.name for layer in weighted_nodes(model) if layer.name not in able]
+    return int8_with_scheme(model, table, _FLOAT8, keep_float=sorted({*others, *keep_float}), rounding=nearest_float8)
 
 
 class _QdqWriter:
-    def __init__(self, model: ir.Model, table: CalibrationTable, scheme: QuantizationScheme) -> None:
-        self.model, self.table, self.scheme = model, table, scheme
+    def __init__(
+        self, model: ir.Model, table: CalibrationTable, scheme: QuantizationScheme, rounding: Rounding
+    ) -> None:
+        self.model, self.table, self.scheme, self.rounding = model, table, scheme, rounding
         self.dequantized: dict[str, ir.Value] = {}
 
     def quantize_layer(self, layer: WeightedNode) -> None:
         """Activation, weight, bias, and the output where the scheme wants it."""
         node = layer.node
         activation = self._dequantized(layer.activation)
-        scale = self._weight(layer)
+        weights = self.rounding(layer, self.scheme.weight_steps, self._smallest_scale(layer))
+        if weights.bias_change is not None and node.op_type != "MatMul":
+            layer = self._with_bias(layer, weights.bias_change)
+        self._weight(layer, weights)
         node.replace_input_with(0, activation)
         if self.scheme.int32_bias:
-            self._bias(layer, scale)
+            self._bias(layer, weights.scale)
         output = result_of(node)
         if self.scheme.quantize_outputs and output not in self.model.graph.outputs:
             self._dequantized(output, everywhere=True)
@@ -178,7 +212,10 @@ class _QdqWriter:
         import onnx_ir as ir
 
         found = self.table.range_of(name)
-        if self.scheme.unsigned_activations:
+        zero_point: NDArray[np.generic]
+        if self.scheme.float8:
+            scale, zero_point = found.float8_scale, np.zeros((), float8())
+        elif self.scheme.unsigned_activations:
             scale, zero = found.affine
             zero_point = np.asarray(zero, np.uint8)
         else:
@@ -197,22 +234,33 @@ class _QdqWriter:
             self.model.graph.insert_after(producer, [quantize, dequantize])
         return dequantize.outputs[0]
 
-    def _weight(self, layer: WeightedNode) -> NDArray[np.float32]:
-        integers, scale = quantize_weights(layer.weight, self.scheme.weight_steps, self._smallest_scale(layer))
-        axis = 0
+    def _weight(self, layer: WeightedNode, weights: IntegerWeights) -> None:
+        integers, scale, axis = weights.integers, weights.scale, 0
         if layer.transposed:
             integers, axis = np.ascontiguousarray(integers.T), 1
         name = f"{layer.name}.weight"
+        kind = "fp8" if self.scheme.float8 else "int8"
         inputs = [
-            self._constant(f"{name}.int8", integers),
+            self._constant(f"{name}.{kind}", integers),
             self._constant(f"{name}.scale", scale),
-            self._constant(f"{name}.zero_point", np.zeros(len(scale), np.int8)),
+            self._constant(f"{name}.zero_point", np.zeros(len(scale), integers.dtype)),
         ]
         dequantize = self._node("DequantizeLinear", inputs, f"{name}.dequantized", axis=axis)
         self.model.graph.insert_before(layer.node, dequantize)
         layer.node.replace_input_with(1, dequantize.outputs[0])
         self._forget(layer.weight_value)
-        return scale
+
+    def _with_bias(self, layer: WeightedNode, change: NDArray[np.float64]) -> WeightedNode:
+        """A constant of its own, because two layers may share the old one."""
+        present = constant_of(layer.bias_value)
+        moved = change if present is None else present + change
+        value = self._constant(f"{layer.name}.bias.corrected", moved.astype(np.float32))
+        if len(layer.node.inputs) < 3:
+            layer.node.resize_inputs(3)
+        layer.node.replace_input_with(2, value)
+        if layer.bias_value is not None:
+            self._forget(layer.bias_value)
+        return replace(layer, bias_value=value)
 
     def _smallest_scale(self, layer: WeightedNode) -> NDArray[np.floating] | float:
         """Below it, a bias in int32 would not hold its value: a channel with hardly any weight is all bias."""

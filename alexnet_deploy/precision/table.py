@@ -16,6 +16,7 @@ from alexnet_deploy.precision.thresholds import Method, threshold
 TABLE_SCHEMA = 2
 INT8_STEPS = 127
 UINT8_STEPS = 255
+FLOAT8_MAX = 448.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,11 @@ class Range:
     def symmetric_scale(self) -> float:
         """`max(|x|) / 127`: one INT8 step where zero is zero; 1 for a tensor that is always zero."""
         return max(abs(self.minimum), abs(self.maximum)) / INT8_STEPS or 1.0
+
+    @property
+    def float8_scale(self) -> float:
+        """`max(|x|) / 448`, the largest number of FP8 (E4M3); 1 for a tensor that is always zero."""
+        return max(abs(self.minimum), abs(self.maximum)) / FLOAT8_MAX or 1.0
 
     @property
     def affine(self) -> tuple[float, int]:

@@ -22,9 +22,11 @@ from alexnet_deploy.export import lowered, run_onnx
 from alexnet_deploy.graph import constant_of, graph_bytes, info_of
 from alexnet_deploy.lrn.lowering import lrn_nodes
 from alexnet_deploy.precision.calibrate import table_from_images
-from alexnet_deploy.precision.qdq import int8_from_fp32, quantize_weights
+from alexnet_deploy.precision.qdq import int8_from_fp32
 from alexnet_deploy.precision.table import CalibrationTable, Range
 from alexnet_deploy.precision.thresholds import Method
+from alexnet_deploy.precision.weights import largest_by_channel, rounded
+from alexnet_deploy.precision.weights import scales as scales_of
 from alexnet_deploy.specs import Lowering, Preprocessing, Target
 from tests.conftest import random_images, small_info
 from tests.graphs import (
@@ -73,6 +75,11 @@ WEIGHTS = arrays.arrays(
         st.floats(-1000, 1000, width=32).filter(lambda value: value == 0 or abs(value) > np.float32(1e-30)),
     ),
 )
+
+
+def quantize_weights(weight: NDArray[np.float32], steps: int = 127) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    scale = scales_of(largest_by_channel(weight), steps)
+    return rounded(weight, scale, steps), scale
 
 
 @given(WEIGHTS, st.sampled_from([127, 63]))
