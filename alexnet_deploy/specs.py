@@ -22,6 +22,10 @@ class Precision(StrEnum):
     INT4 = "int4"
 
 
+# Those that need calibration images.
+QUANTIZED = frozenset({Precision.INT8, Precision.FP8, Precision.INT4})
+
+
 class Target(StrEnum):
     """Where a graph will run; it decides how quantization is written into the graph."""
 

@@ -30,11 +30,12 @@ from alexnet_deploy.machine import environment, usable_cpus
 from alexnet_deploy.pipeline.calibration import table_images
 from alexnet_deploy.pipeline.guard import opened_for
 from alexnet_deploy.pipeline.lrn_choice import lrn_choice
-from alexnet_deploy.pipeline.rounding import ROUNDING_IMAGES, rounding_of
+from alexnet_deploy.pipeline.rounding import ROUNDING_IMAGES, moments_of
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.workspace import Workspace
 from alexnet_deploy.precision.calibrate import table_from_images
 from alexnet_deploy.precision.qdq import SCHEMES, int8_with_scheme
+from alexnet_deploy.precision.rounding import MeasuredRounding
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.precision.thresholds import Method
 from alexnet_deploy.precision.weights import Rounding, nearest
@@ -83,10 +84,10 @@ class Maker:
     def rounding(self, options: RoundingOptions, path: Path) -> Rounding:
         """Measured once for all targets."""
         if (options, path) not in self.roundings:
-            table = CalibrationTable.read(path)
-            self.roundings[options, path] = rounding_of(
-                options, self.model, self.deployment.info, table, path, voice=Voice()
+            moments = moments_of(
+                self.model, self.deployment.info, CalibrationTable.read(path), path, full=True, voice=Voice()
             )
+            self.roundings[options, path] = MeasuredRounding(options, moments)
         return self.roundings[options, path]
 
     def ways(self, part: str) -> Iterator[tuple[dict[str, Any], Target, ir.Model]]:

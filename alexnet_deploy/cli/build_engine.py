@@ -21,9 +21,9 @@ from alexnet_deploy.cli.options import (
 )
 from alexnet_deploy.engines.options import DEFAULT_SMS, EngineOptions, sms_from_text
 from alexnet_deploy.progress import Voice
-from alexnet_deploy.specs import GraphOptions, Lowering, Precision, RoundingOptions
+from alexnet_deploy.specs import QUANTIZED, GraphOptions, Lowering, Precision, RoundingOptions
 
-_PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
+_PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, Precision.FP8, Precision.INT4)
 
 
 @click.command("build-engine")
@@ -33,6 +33,8 @@ _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 @click.option("--fp16", is_flag=True, help="An FP16 engine; the default.")
 @click.option("--bf16", is_flag=True, help="A BF16 engine.")
 @click.option("--int8", is_flag=True, help="An INT8 engine: every convolution and fully connected layer.")
+@click.option("--fp8", is_flag=True, help="An FP8 engine: every layer that TensorRT computes in it, the rest in FP16.")
+@click.option("--int4", is_flag=True, help="FP16 with the weights of the fully connected layers in INT4.")
 @click.option(
     "--backend",
     type=click.Choice(["auto", "tensorrt", "tensorrt-rtx"]),
@@ -59,7 +61,7 @@ _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A calibration table for --int8.  [default: made from the shipped images]",
+    help="A calibration table for --int8, --fp8 and --int4.  [default: made from the shipped images]",
 )
 @click.option("--allow-float", is_flag=True, help="Keep an engine in which a layer did not get the precision.")
 @max_drop_option
@@ -69,7 +71,8 @@ _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 @workdir_option
 @quiet_option
 def command(
-    model: str, variant: str | None, fp32: bool, fp16: bool, bf16: bool, int8: bool, backend: str, sm: str, lrn: str,
+    model: str, variant: str | None, fp32: bool, fp16: bool, bf16: bool, int8: bool, fp8: bool, int4: bool,
+    backend: str, sm: str, lrn: str,
     min_batch: int, opt_batch: int, max_batch: int, calibration: Path | None, allow_float: bool,
     max_drop: float | None, rounding: RoundingOptions | None,
     output: Path | None, as_json: bool, workdir: Path, voice: Voice,
@@ -78,11 +81,15 @@ def command(
 
     After a build the plan is read back: exit code 3 where a layer did not get the precision that was asked for.
     """
-    chosen = [p for p, wanted in zip(_PRECISIONS, (fp32, fp16, bf16, int8), strict=True) if wanted] or [Precision.FP16]
+    chosen = [p for p, wanted in zip(_PRECISIONS, (fp32, fp16, bf16, int8, fp8, int4), strict=True) if wanted] or [
+        Precision.FP16
+    ]
     if output is not None and len(chosen) > 1:
         raise click.UsageError("--output names one file, but several precisions are asked for.")
-    if any(said is not None for said in (calibration, max_drop, rounding)) and Precision.INT8 not in chosen:
-        raise click.UsageError("--calibration, --max-drop and rounding go with --int8.")
+    if (max_drop is not None or rounding is not None) and Precision.INT8 not in chosen:
+        raise click.UsageError("--max-drop and rounding go with --int8.")
+    if calibration is not None and not QUANTIZED & set(chosen):
+        raise click.UsageError("--calibration goes with --int8, --fp8 and --int4.")
     requests = [
         EngineOptions(
             precision=precision,
@@ -100,7 +107,7 @@ def command(
         engines.append(
             deployment.engine(
                 request,
-                calibration=calibration if request.precision is Precision.INT8 else None,
+                calibration=calibration if request.precision in QUANTIZED else None,
                 output=output,
                 graph_options=GraphOptions(
                     allow_float=allow_float,

@@ -15,6 +15,7 @@ from typing import Any
 from alexnet_deploy.errors import EngineError, PrecisionProofError
 from alexnet_deploy.lrn.launch import carried_sms
 from alexnet_deploy.lrn.node import NODE, POOLED_NODE
+from alexnet_deploy.specs import Precision
 
 MAGIC = b"vtrt"
 _SIZE_OFFSET, _MASK_OFFSET = 0x10, 0x20
@@ -28,10 +29,15 @@ _TYPES = {
     "int8": "int8",
     "fp8": "fp8",
     "e4m3": "fp8",
+    "fp8_e4m3": "fp8",
 }
 _TENSOR = re.compile(rb"tensor=\{ (?P<body>[^\n]*?)name=\"(?P<name>[^\"]+)\"(?P<rest>[^\n]*?) type=(?P<type>\w+) \}")
 _OPERATION = re.compile(rb"\n\s+(?P<kind>corrltn|fully_connected)=\{ name=\"?(?P<name>[^\" ]+)[^\n]*")
 _MOVERS = re.compile(rb"\n\s+function=\{ name=__myl_(?:Cast|Repl|Conc|Tran|Resh|Move|Copy)+ ")
+# Weights in blocks of INT4 are made FP16 inside the kernel that multiplies by them.
+_INT4_WEIGHTS = re.compile(
+    rb'\n\s+mul=\{ name="int4_block_dq" output=\{"(?P<out>[^"]+)"[^}]*\} input=\{"(?P<weights>[^"]+)"'
+)
 _SOURCE = re.compile(rb"\[ONNX Layer: ([^\]]+)\]")
 
 
@@ -40,7 +46,8 @@ class PlanLayer:
     """A convolution or fully connected layer of a plan.
 
     Attributes:
-        precision: Of the arithmetic: the wider of activation and weight type.
+        precision: Of the arithmetic: the wider of activation and weight type; `int4` where that is FP16 and the
+            weights are INT4.
         weight_bytes: Bytes of the weight constant as the plan holds it, padding included.
     """
 
@@ -105,8 +112,9 @@ def read_plan(data: bytes) -> Plan:
     mask = struct.unpack_from("<Q", data, _MASK_OFFSET)[0]
     types, payloads, by_type = _tensors(data)
     layers: dict[str, PlanLayer] = {}
+    int4 = {match["out"]: match["weights"] for match in _INT4_WEIGHTS.finditer(data)}
     for match in _OPERATION.finditer(data):
-        layer = _layer(match, types, payloads)
+        layer = _layer(match, types, payloads, int4)
         layers.setdefault(layer.name, layer)
     if not layers:
         raise EngineError(
@@ -145,7 +153,9 @@ def _tensors(data: bytes) -> tuple[dict[bytes, str], dict[bytes, int], dict[str,
     return types, payloads, dict(by_type)
 
 
-def _layer(match: re.Match[bytes], types: dict[bytes, str], payloads: dict[bytes, int]) -> PlanLayer:
+def _layer(
+    match: re.Match[bytes], types: dict[bytes, str], payloads: dict[bytes, int], int4: dict[bytes, bytes]
+) -> PlanLayer:
     line = match.group(0)
     inputs = re.search(rb"input=\{([^}]*)\}", line)
     names = re.findall(rb'"([^"]+)"', inputs[1]) if inputs else []
@@ -155,6 +165,8 @@ def _layer(match: re.Match[bytes], types: dict[bytes, str], payloads: dict[bytes
     name = own[0] if own else re.sub(r"_U\d+$", "", match["name"].decode())
     precision = operands[0] if len(set(operands)) == 1 else "+".join(sorted(set(operands)))
     weight = names[1] if len(names) > 1 else b""
+    if weight in int4:
+        weight, precision = int4[weight], Precision.INT4.value
     return PlanLayer(
         name=name, op=_WEIGHTED[match["kind"]], precision=precision or "unknown", weight_bytes=payloads.get(weight, 0)
     )

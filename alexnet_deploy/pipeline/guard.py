@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_deploy import export, graph
+from alexnet_deploy.bench.statistics import Accuracy, accuracy_from_logits
 from alexnet_deploy.data.batches import PreprocessedImages
 from alexnet_deploy.data.shipped import Split, shipped_hashes, shipped_images
 from alexnet_deploy.data.sources import ImageSource
@@ -24,7 +25,7 @@ from alexnet_deploy.precision.weights import Rounding, nearest
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import SessionSpec
-from alexnet_deploy.specs import Precision, Target
+from alexnet_deploy.specs import Lowering, Precision, Target
 from alexnet_deploy.weights import ModelInfo
 
 if TYPE_CHECKING:
@@ -79,11 +80,7 @@ def guard_choice(
         rounding: How weights become integers.
         voice: Shows progress.
     """
-    source = guard_images(table)
-    labels = source.labels if info.labels == source.classes else None
-    if labels is None:
-        voice.warn("the guard images are not of the model's classes: what FP32 says is taken for the truth")
-    images = PreprocessedImages(source=source, spec=info.preprocessing, indices=np.arange(len(source)))
+    labels, images = _guard_data(info, table, voice)
     layers = [layer.name for layer in graph.weighted_nodes(model)]
 
     def evaluate(keep_float: Collection[str]) -> NDArray[np.float32]:
@@ -94,6 +91,36 @@ def guard_choice(
         return _logits(ready, target, images)
 
     return guarded(layers, evaluate, labels, max_drop, voice=voice)
+
+
+def simulated(
+    model: ir.Model, quantized: ir.Model, info: ModelInfo, table: CalibrationTable, *, voice: Voice
+) -> Accuracy:
+    """What a graph for TensorRT costs on the guard images, computed by ONNX Runtime in FP32 with the quantization in
+    between.
+
+    Args:
+        model: The FP32 graph.
+        quantized: The same with Q/DQ nodes, FP32 between them.
+        info: The model's description.
+        table: What it was made with.
+        voice: Hears where there are no labels.
+    """
+    labels, images = _guard_data(info, table, voice)
+    reference, found = (
+        _logits(export.lowered(graph_, Lowering.BANDED), Target.TENSORRT, images) for graph_ in (model, quantized)
+    )
+    return accuracy_from_logits(found, reference, reference.argmax(axis=1) if labels is None else labels)
+
+
+def _guard_data(
+    info: ModelInfo, table: CalibrationTable, voice: Voice
+) -> tuple[NDArray[np.int64] | None, PreprocessedImages]:
+    source = guard_images(table)
+    labels = source.labels if info.labels == source.classes else None
+    if labels is None:
+        voice.warn("the guard images are not of the model's classes: what FP32 says is taken for the truth")
+    return labels, PreprocessedImages(source=source, spec=info.preprocessing, indices=np.arange(len(source)))
 
 
 def _logits(model: ir.Model, target: Target, images: PreprocessedImages) -> NDArray[np.float32]:
@@ -121,7 +148,17 @@ def opened_for(path: Path, target: Target) -> Iterator[Callable[[NDArray[np.floa
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if _holds_float8(path):
+        # Its optimizers move FP8 to operators that have no FP8 kernels, or compute something else with it.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     yield lambda images: session.run(None, {name: images})[0]
+
+
+def _holds_float8(path: Path) -> bool:
+    import onnx
+
+    loaded = onnx.load(str(path), load_external_data=False)
+    return any(tensor.data_type == onnx.TensorProto.FLOAT8E4M3FN for tensor in loaded.graph.initializer)

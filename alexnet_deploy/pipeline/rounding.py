@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING
 
 from alexnet_deploy.graph import weighted_nodes
 from alexnet_deploy.pipeline.calibration import table_images
-from alexnet_deploy.precision.moments import moments_from_images
-from alexnet_deploy.precision.rounding import MeasuredRounding
+from alexnet_deploy.precision.moments import InputMoments, moments_from_images
 from alexnet_deploy.precision.table import CalibrationTable
-from alexnet_deploy.precision.weights import Rounding, nearest
 from alexnet_deploy.progress import Voice
-from alexnet_deploy.specs import RoundingOptions, WeightRounding
 from alexnet_deploy.weights import ModelInfo
 
 if TYPE_CHECKING:
@@ -22,32 +19,22 @@ if TYPE_CHECKING:
 ROUNDING_IMAGES = 64
 
 
-def rounding_of(
-    options: RoundingOptions, model: ir.Model, info: ModelInfo, table: CalibrationTable, path: Path, *, voice: Voice
-) -> Rounding:
-    """How the weights of this model become integers.
+def moments_of(
+    model: ir.Model, info: ModelInfo, table: CalibrationTable, path: Path, *, full: bool, voice: Voice
+) -> dict[str, InputMoments]:
+    """What the layers of this model read, measured on images of its calibration table.
 
     Args:
-        options: Which of the ways.
         model: The FP32 graph.
         info: Its description.
         table: Its calibration table.
         path: The table's file, whose passport says where its images came from.
+        full: Second moments between all inputs of a layer.
         voice: Shows progress.
 
     Raises:
         DataError: The images of the table are not at hand.
     """
-    if not options.needs_images:
-        return nearest
     source = table_images(table, path, ROUNDING_IMAGES)
-    voice.say(f"  rounding weights ({options.rounding.value}) by what layers read on {len(source)} calibration images")
-    moments = moments_from_images(
-        model,
-        source,
-        info.preprocessing,
-        list(weighted_nodes(model)),
-        full=options.rounding is WeightRounding.GPTQ,
-        voice=voice,
-    )
-    return MeasuredRounding(options, moments)
+    voice.say(f"  rounding weights by what layers read on {len(source)} calibration images")
+    return moments_from_images(model, source, info.preprocessing, list(weighted_nodes(model)), full=full, voice=voice)

@@ -16,7 +16,7 @@ from alexnet_deploy.normalise import DEFAULT_OPSET
 from alexnet_deploy.pipeline.fp32 import fp32_from_source
 from alexnet_deploy.pipeline.lrn_choice import MEASURED_TARGETS, LrnChoice, lrn_choice
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
-from alexnet_deploy.specs import GraphOptions, Lowering, Precision, RoundingOptions, Target
+from alexnet_deploy.specs import QUANTIZED, GraphOptions, Lowering, Precision, RoundingOptions, Target, WeightRounding
 from alexnet_deploy.weights import ModelInfo, shipped_checkpoint
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from alexnet_deploy.engines.options import EngineOptions
     from alexnet_deploy.precision.calibrate import CalibrationOptions
+    from alexnet_deploy.precision.moments import InputMoments
     from alexnet_deploy.precision.table import CalibrationTable
     from alexnet_deploy.precision.weights import Rounding
 
@@ -168,9 +169,9 @@ class Deployment:
         """The graph that `target` runs in `precision`.
 
         Args:
-            precision: fp32, fp16, bf16 or int8.
+            precision: Of the layers; fp8 and int4 are for TensorRT.
             target: Where it will run.
-            calibration: A table that the user named, for int8; made from the shipped images otherwise.
+            calibration: A table that the user named, for int8, fp8 and int4; made from the shipped images otherwise.
             lowering: Of LRN; the target's best by default.
             contain_nan: Of banded LRN: a NaN stays in its window.
             options: What may differ.
@@ -183,7 +184,6 @@ class Deployment:
         from alexnet_deploy.pipeline.target_graph import GraphRequest, graph_for_target
         from alexnet_deploy.precision.qdq import SCHEMES
         from alexnet_deploy.precision.table import CalibrationTable
-        from alexnet_deploy.precision.weights import nearest
 
         artifact, model, info = self._graph
         norms = [spec_of(node) for node in lrn_nodes(model)]
@@ -194,7 +194,7 @@ class Deployment:
         if precision is Precision.FP32 and choice.lowering is Lowering.NATIVE:
             return artifact if output is None else self.fp32_graph(output)
         parents = [artifact.path]
-        if precision is Precision.INT8:
+        if precision in QUANTIZED:
             parents.append(self._table(calibration, artifact))
         if precision is Precision.FP32:
             name = f"{self.stem}.lrn-{choice.lowering.value}.onnx"
@@ -206,31 +206,45 @@ class Deployment:
             request |= {"scheme": asdict(SCHEMES[target]), **asdict(options)}
 
         def stage() -> Made:
-            table: CalibrationTable | None = None
-            rounding: Rounding = nearest
-            if precision is Precision.INT8:
+            asked = GraphRequest(precision=precision, target=target, choice=choice, options=options)
+            if precision in QUANTIZED:
                 table = CalibrationTable.read(parents[1])
-                rounding = self._rounding(options.rounding, table, parents[1])
-            asked = GraphRequest(
-                precision=precision, target=target, choice=choice, table=table, rounding=rounding, options=options
-            )
+                asked = replace(asked, table=table)
+                if precision is Precision.INT8:
+                    asked = replace(asked, rounding=self._rounding(options.rounding, table, parents[1]))
+                elif precision is Precision.INT4:
+                    asked = replace(asked, moments=self._moments(table, parents[1], full=True))
             return graph_for_target(model, info, asked, voice=self.workspace.voice)
 
         return self.workspace.make(output or self.workspace.folder / name, "onnx", request, parents, stage)
 
     @cached_property
-    def _roundings(self) -> dict[tuple[RoundingOptions, str], Rounding]:
+    def _known(self) -> dict[Any, Any]:
+        """What was measured for one target and holds for the next."""
         return {}
 
-    def _rounding(self, options: RoundingOptions, table: CalibrationTable, path: Path) -> Rounding:
-        """Measured once for all targets: what layers read does not depend on them."""
-        from alexnet_deploy.pipeline.rounding import rounding_of
+    def _moments(self, table: CalibrationTable, path: Path, *, full: bool) -> dict[str, InputMoments]:
+        from alexnet_deploy.pipeline.rounding import moments_of
 
         _, model, info = self._graph
+        key = "moments", full, sha256_of(path)
+        if key not in self._known:
+            self._known[key] = moments_of(model, info, table, path, full=full, voice=self.workspace.voice)
+        found: dict[str, InputMoments] = self._known[key]
+        return found
+
+    def _rounding(self, options: RoundingOptions, table: CalibrationTable, path: Path) -> Rounding:
+        from alexnet_deploy.precision.rounding import MeasuredRounding
+        from alexnet_deploy.precision.weights import nearest
+
+        if not options.needs_images:
+            return nearest
+        moments = self._moments(table, path, full=options.rounding is WeightRounding.GPTQ)
         key = options, sha256_of(path)
-        if key not in self._roundings:
-            self._roundings[key] = rounding_of(options, model, info, table, path, voice=self.workspace.voice)
-        return self._roundings[key]
+        if key not in self._known:
+            self._known[key] = MeasuredRounding(options, moments)
+        found: Rounding = self._known[key]
+        return found
 
     def _measured_choice(self, target: Target) -> LrnChoice:
         from alexnet_deploy.pipeline.lrn_measured import measured_choice
@@ -272,7 +286,7 @@ class Deployment:
 
         Args:
             options: What to build; whether it takes the LRN plugin follows from `lowering`.
-            calibration: A table that the user named, for int8.
+            calibration: A table that the user named, for int8, fp8 and int4.
             output: Another file than the work directory's.
             graph_options: What may differ.
             lowering: Of LRN; the target's best by default.

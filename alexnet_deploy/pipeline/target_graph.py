@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy import export, graph
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.pipeline.fp32 import parity_images
-from alexnet_deploy.pipeline.guard import guard_choice
+from alexnet_deploy.pipeline.guard import guard_choice, simulated
 from alexnet_deploy.pipeline.lrn_choice import LrnChoice
 from alexnet_deploy.pipeline.workspace import Made
 from alexnet_deploy.precision.half import half_from_fp32
-from alexnet_deploy.precision.qdq import int8_from_fp32
+from alexnet_deploy.precision.int4 import int4_from_fp32, linear_layers
+from alexnet_deploy.precision.moments import InputMoments
+from alexnet_deploy.precision.qdq import float8_from_fp32, float8_layers, int8_from_fp32
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.precision.weights import Rounding, nearest
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.runtimes.proof import PROVED_TARGETS, layer_precisions, require_integers
-from alexnet_deploy.specs import GraphOptions, Precision, Target
+from alexnet_deploy.specs import QUANTIZED, GraphOptions, Precision, Target
 from alexnet_deploy.weights import ModelInfo
 
 if TYPE_CHECKING:
@@ -33,17 +35,19 @@ class GraphRequest:
 
     Attributes:
         choice: How LRN is written.
-        table: The calibration table, for int8.
-        rounding: How its weights become integers.
         options: What may differ.
+        table: The calibration table, for int8, fp8 and int4.
+        rounding: How the weights of int8 become integers.
+        moments: What layers read, for int4.
     """
 
     precision: Precision
     target: Target
     choice: LrnChoice
-    table: CalibrationTable | None
     options: GraphOptions
+    table: CalibrationTable | None = None
     rounding: Rounding = nearest
+    moments: dict[str, InputMoments] = field(default_factory=dict)
 
 
 def graph_for_target(model: ir.Model, info: ModelInfo, request: GraphRequest, *, voice: Voice) -> Made:
@@ -63,6 +67,8 @@ def graph_for_target(model: ir.Model, info: ModelInfo, request: GraphRequest, *,
     }
     if precision is Precision.INT8:
         converted = _int8(model, info, request, facts, voice)
+    elif precision in QUANTIZED:
+        converted = _half_around(model, info, request, facts, voice)
     elif precision is Precision.FP32:
         converted = model
     else:
@@ -106,6 +112,27 @@ def _int8(model: ir.Model, info: ModelInfo, request: GraphRequest, facts: dict[s
         "keep_float": list(keep_float),
     }
     return int8_from_fp32(model, table, request.target, keep_float=keep_float, rounding=request.rounding)
+
+
+def _half_around(
+    model: ir.Model, info: ModelInfo, request: GraphRequest, facts: dict[str, Any], voice: Voice
+) -> ir.Model:
+    """FP8 or INT4 where TensorRT has it, FP16 in all else, and what that costs on the guard images."""
+    table, layers = request.table, [layer.name for layer in graph.weighted_nodes(model)]
+    assert table is not None
+    if request.precision is Precision.FP8:
+        able, quantized = float8_layers(model), float8_from_fp32(model, table)
+    else:
+        able, quantized = linear_layers(model), int4_from_fp32(model, request.moments)
+    facts["keep_float"] = [name for name in layers if name not in able]
+    found = simulated(model, quantized, info, table, voice=voice)
+    facts |= {"calibration_method": table.method.value, "simulated": found.to_json()}
+    top1 = "" if found.top1 is None else f"top-1 {100 * found.top1:.2f} %, "
+    voice.say(
+        f"  {request.precision.value} in {len(able)} of {len(layers)} layers, simulated on guard images: {top1}"
+        f"{100 * found.agreement:.2f} % as FP32 (lost {found.lost}, won {found.won}, p {found.p_value:.2f})"
+    )
+    return half_from_fp32(quantized, Precision.FP16)
 
 
 def _proved(data: bytes, request: GraphRequest, layers: list[str], voice: Voice) -> dict[str, str]:
