@@ -83,6 +83,7 @@ class GraphOptions:
         measure: Choose the lowering of LRN by timing it here, where the target can be timed.
         allow_float: Keep an int8 graph or engine of which a layer is computed in float.
         rounding: Of int8: how weights are rounded.
+        place: Of int8: choose where to quantize by timing, where the target can be timed.
         max_drop: Of int8: the largest loss of top-1, as a fraction of the guard images; layers go back to float until
             it holds. None quantizes every layer, whatever it costs.
     """
@@ -91,6 +92,7 @@ class GraphOptions:
     allow_float: bool = False
     max_drop: float | None = None
     rounding: RoundingOptions = RoundingOptions()
+    place: bool = False
 
 
 class Interpolation(StrEnum):

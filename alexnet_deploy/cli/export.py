@@ -51,6 +51,12 @@ from alexnet_deploy.specs import GraphOptions, Lowering, Precision, RoundingOpti
     help="A table for --precision int8.  [default: made from the shipped images]",
 )
 @click.option("--allow-float", is_flag=True, help="Keep an int8 graph of which the target computes a layer in float.")
+@click.option(
+    "--placement",
+    type=click.Choice(["rule", "measured"]),
+    help="Where int8 quantizes beside the layers' inputs: by rule, or as a timing on this machine says, within the "
+    "budget of --max-drop (0.2 points by default).  [default: rule]",
+)
 @max_drop_option
 @rounding_options
 @click.option("--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX operator set.")
@@ -65,7 +71,7 @@ from alexnet_deploy.specs import GraphOptions, Lowering, Precision, RoundingOpti
 @quiet_option
 def command(
     model: str, variant: str | None, target: str | None, precision: str, lrn: str | None, contain_nan: bool,
-    calibration: Path | None, allow_float: bool, max_drop: float | None,
+    calibration: Path | None, allow_float: bool, max_drop: float | None, placement: str | None,
     rounding: RoundingOptions | None, opset: int, preprocessing: str | None,
     output: Path | None, as_json: bool, workdir: Path, voice: Voice,
 ) -> None:  # fmt: skip
@@ -78,10 +84,16 @@ def command(
         raise click.UsageError("--contain-nan goes with --lrn banded; the others contain a NaN anyway.")
     if target is None and (lrn == "auto" or precision != "fp32"):
         raise click.UsageError("--lrn auto and --precision go with --target: graphs differ by where they run.")
-    if precision != "int8" and (allow_float or any(said is not None for said in (calibration, max_drop, rounding))):
-        raise click.UsageError("--calibration, --allow-float, --max-drop and rounding go with --precision int8.")
+    if precision != "int8" and (
+        allow_float or any(said is not None for said in (calibration, max_drop, rounding, placement))
+    ):
+        raise click.UsageError(
+            "--calibration, --allow-float, --max-drop, --placement and rounding go with --precision int8."
+        )
     if lrn == "auto" and precision != "fp32":
         raise click.UsageError("--lrn auto times FP32 graphs; leave --lrn out to choose by rule.")
+    if placement == "measured" and target not in ("onnxruntime-cpu", "openvino"):
+        raise click.UsageError("--placement measured goes with a target that this machine can time: the CPU ones.")
     deployment = deployment_from(model, variant, workdir, voice, preprocessing=preprocessing, opset=opset)
     if target is None and lrn in (None, "native"):
         artifact = deployment.fp32_graph(output)
@@ -98,6 +110,7 @@ def command(
                 allow_float=allow_float,
                 max_drop=None if max_drop is None else max_drop / 100,
                 rounding=rounding or RoundingOptions(),
+                place=placement == "measured",
             ),
             output=output,
         )

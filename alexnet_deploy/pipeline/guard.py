@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_deploy import export, graph
-from alexnet_deploy.bench.statistics import Accuracy, accuracy_from_logits
+from alexnet_deploy.bench.statistics import Accuracy, Ratio, accuracy_from_logits, ratio_from_samples
 from alexnet_deploy.data.batches import PreprocessedImages
 from alexnet_deploy.data.shipped import Split, shipped_hashes, shipped_images
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import DataError
 from alexnet_deploy.machine import usable_cpus
-from alexnet_deploy.pipeline.lrn_choice import LrnChoice
+from alexnet_deploy.pipeline.int8 import Int8Maker
+from alexnet_deploy.pipeline.timed import ROUNDS, TIMED_TARGETS, timed
 from alexnet_deploy.precision.guard import Guarded, guarded
-from alexnet_deploy.precision.qdq import int8_from_fp32
 from alexnet_deploy.precision.table import CalibrationTable
-from alexnet_deploy.precision.weights import Rounding, nearest
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import SessionSpec
@@ -54,43 +53,53 @@ def guard_images(table: CalibrationTable) -> ImageSource:
     return source
 
 
-def guard_choice(
-    model: ir.Model,
-    info: ModelInfo,
-    table: CalibrationTable,
-    target: Target,
-    choice: LrnChoice,
-    max_drop: float,
-    *,
-    rounding: Rounding = nearest,
-    voice: Voice,
-) -> Guarded:
+def guard_choice(maker: Int8Maker, max_drop: float, *, voice: Voice) -> Guarded:
     """Decides which layers stay in float.
 
-    CPU targets are evaluated in their own runtime. TensorRT's graphs are computed by ONNX Runtime in float with the
-    quantization in between, which rounds as the engine does and adds up in another order.
+    CPU targets are evaluated in their own runtime, and timed there where layers have to be ranked. TensorRT's graphs
+    are computed by ONNX Runtime in float with the quantization in between, which rounds as the engine does and adds up
+    in another order.
 
     Args:
-        model: The FP32 graph.
-        info: Its description.
-        table: Its calibration table.
-        target: Where the graph will run.
-        choice: How LRN is written for it.
+        maker: Of the int8 graph.
         max_drop: Largest loss of top-1, as a fraction.
-        rounding: How weights become integers.
         voice: Shows progress.
     """
-    labels, images = _guard_data(info, table, voice)
-    layers = [layer.name for layer in graph.weighted_nodes(model)]
+    labels, images = _guard_data(maker.info, maker.table, voice)
 
     def evaluate(keep_float: Collection[str]) -> NDArray[np.float32]:
-        quantized = int8_from_fp32(model, table, target, keep_float=keep_float, rounding=rounding)
-        ready = export.lowered(
-            quantized, choice.lowering, contain_nan=choice.contain_nan, channels_last=choice.channels_last
-        )
-        return _logits(ready, target, images)
+        return _logits(maker.graph(keep_float), maker.target, images)
 
-    return guarded(layers, evaluate, labels, max_drop, voice=voice)
+    def gains() -> dict[str, Ratio]:
+        return _gains(maker, voice)
+
+    timeable = maker.target in TIMED_TARGETS
+    return guarded(maker.layers, evaluate, labels, max_drop, gains=gains if timeable else None, voice=voice)
+
+
+def _gains(maker: Int8Maker, voice: Voice) -> dict[str, Ratio]:
+    """How many times as long the network takes where a layer alone is in float."""
+    everything, *others = timed(
+        {"all in int8": maker.graph(), **{f"{layer} in float": maker.graph([layer]) for layer in maker.layers}},
+        maker.target,
+        Precision.INT8,
+        maker.info.preprocessing,
+        voice,
+    ).values()
+    return {
+        layer: ratio_from_samples(samples, everything, ROUNDS)
+        for layer, samples in zip(maker.layers, others, strict=True)
+    }
+
+
+def drop_of(maker: Int8Maker, *, voice: Voice) -> float:
+    """Top-1 that the int8 graph loses on the guard images, as a fraction of them."""
+    labels, images = _guard_data(maker.info, maker.table, voice)
+    reference = _logits(export.lowered(maker.model, Lowering.BANDED), Target.TENSORRT, images)
+    found = accuracy_from_logits(
+        _logits(maker.graph(), maker.target, images), reference, reference.argmax(axis=1) if labels is None else labels
+    )
+    return (found.lost - found.won) / len(images)
 
 
 def simulated(

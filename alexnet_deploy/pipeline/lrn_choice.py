@@ -10,8 +10,6 @@ from alexnet_deploy.specs import Lowering, LrnSpec, Precision, Target
 
 # TensorRT's own LRN layer (ILRNLayer): odd windows from 1 to 15, a positive bias.
 TENSORRT_LARGEST_WINDOW = 15
-# Targets that a machine without a GPU can time.
-MEASURED_TARGETS = (Target.ONNXRUNTIME_CPU, Target.OPENVINO)
 
 
 @dataclass(frozen=True, kw_only=True)

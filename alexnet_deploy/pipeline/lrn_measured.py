@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_deploy import export, graph
-from alexnet_deploy.bench.bench import BenchOptions, Candidate, rows_from_candidates
-from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner
+from alexnet_deploy import export
 from alexnet_deploy.bench.statistics import ratio_from_samples
-from alexnet_deploy.errors import InputError, SessionError
-from alexnet_deploy.machine import environment, usable_cpus
-from alexnet_deploy.pipeline.lrn_choice import MEASURED_TARGETS, LrnChoice
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.machine import environment
+from alexnet_deploy.pipeline.lrn_choice import LrnChoice
+from alexnet_deploy.pipeline.timed import BATCH, ROUNDS, RUNS, TIMED_TARGETS, timed
 from alexnet_deploy.pipeline.workspace import Made, Workspace
 from alexnet_deploy.progress import Voice
-from alexnet_deploy.runtimes.session import SessionSpec
 from alexnet_deploy.specs import Lowering, Precision, Preprocessing, Target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-BATCH, RUNS, ROUNDS = 16, 24, 8
 _CANDIDATES = (Lowering.NATIVE, Lowering.BANDED)
 
 
@@ -47,8 +43,8 @@ def measured_choice(
         InputError: The target's runtime is not one that a CPU can be timed with.
         SessionError: A lowering does not run here.
     """
-    if target not in MEASURED_TARGETS:
-        raise InputError("no lowering can be timed for this target here", got=target.value, expected=MEASURED_TARGETS)
+    if target not in TIMED_TARGETS:
+        raise InputError("no lowering can be timed for this target here", got=target.value, expected=TIMED_TARGETS)
     machine = environment()
 
     def stage() -> Made:
@@ -65,27 +61,14 @@ def measured_choice(
 
 
 def _measured(model: ir.Model, preprocessing: Preprocessing, target: Target, voice: Voice) -> dict[str, Any]:
-    threads = usable_cpus()
-    with tempfile.TemporaryDirectory() as folder:
-        candidates = []
-        for lowering in _CANDIDATES:
-            path = Path(folder) / f"{lowering.value}.onnx"
-            graph.write_graph(export.lowered(model, lowering), path)
-            spec = SessionSpec(runtime=target.value, precision=Precision.FP32, path=path, threads=threads)
-            candidates.append(Candidate(spec=spec))
-        data = EvaluationData(data="shipped", preprocessing=preprocessing, indices=np.arange(BATCH))
-        options = BenchOptions(batches=(BATCH,), runs=RUNS, rounds=ROUNDS, threads=threads)
-        rows = rows_from_candidates(candidates, options, lambda spec: RemoteRunner(spec, data), None, voice=voice)
-    wrong = [row for row in rows if row["status"] != "ok"]
-    if wrong:
-        raise SessionError(f"LRN cannot be timed on {target.value}", got=wrong[0]["reason"])
-    native, banded = (np.asarray(row["samples_ms"]) for row in rows)
+    variants = {f"LRN {lowering.value}": export.lowered(model, lowering) for lowering in _CANDIDATES}
+    samples = timed(variants, target, Precision.FP32, preprocessing, voice)
+    native, banded = samples.values()
     ratio = ratio_from_samples(native, banded, ROUNDS)
+    by_lowering = dict(zip([lowering.value for lowering in _CANDIDATES], samples.values(), strict=True))
     return {
         "chosen": (Lowering.BANDED if ratio.ci95[0] > 1 else Lowering.NATIVE).value,
-        "median_ms": {
-            lowering.value: row["latency_ms"]["median"] for lowering, row in zip(_CANDIDATES, rows, strict=True)
-        },
+        "median_ms": {name: float(np.median(found)) for name, found in by_lowering.items()},
         "native_over_banded": ratio.to_json(),
-        "samples_ms": {lowering.value: row["samples_ms"] for lowering, row in zip(_CANDIDATES, rows, strict=True)},
+        "samples_ms": {name: found.tolist() for name, found in by_lowering.items()},
     }

@@ -14,7 +14,7 @@ from alexnet_deploy.artifacts import matching_passport, read_passport, require_p
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.normalise import DEFAULT_OPSET
 from alexnet_deploy.pipeline.fp32 import fp32_from_source
-from alexnet_deploy.pipeline.lrn_choice import MEASURED_TARGETS, LrnChoice, lrn_choice
+from alexnet_deploy.pipeline.lrn_choice import LrnChoice, lrn_choice
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
 from alexnet_deploy.specs import QUANTIZED, GraphOptions, Lowering, Precision, RoundingOptions, Target, WeightRounding
 from alexnet_deploy.weights import ModelInfo, shipped_checkpoint
@@ -182,12 +182,13 @@ class Deployment:
         """
         from alexnet_deploy.lrn.lowering import lrn_nodes, spec_of
         from alexnet_deploy.pipeline.target_graph import GraphRequest, graph_for_target
-        from alexnet_deploy.precision.qdq import SCHEMES
+        from alexnet_deploy.pipeline.timed import TIMED_TARGETS
+        from alexnet_deploy.precision.qdq import SCHEMES, Placement
         from alexnet_deploy.precision.table import CalibrationTable
 
         artifact, model, info = self._graph
         norms = [spec_of(node) for node in lrn_nodes(model)]
-        if options.measure and target in MEASURED_TARGETS:
+        if options.measure and target in TIMED_TARGETS:
             choice = self._measured_choice(target)
         else:
             choice = lrn_choice(target, precision, norms, asked=lowering, contain_nan=contain_nan)
@@ -196,6 +197,8 @@ class Deployment:
         parents = [artifact.path]
         if precision in QUANTIZED:
             parents.append(self._table(calibration, artifact))
+        elif precision is not Precision.FP32 and (present := self._present_table(artifact)) is not None:
+            parents.append(present)
         if precision is Precision.FP32:
             name = f"{self.stem}.lrn-{choice.lowering.value}.onnx"
         else:
@@ -204,19 +207,61 @@ class Deployment:
         request: dict[str, Any] = {"precision": precision.value, "target": target.value, **choice.facts()}
         if precision is Precision.INT8:
             request |= {"scheme": asdict(SCHEMES[target]), **asdict(options)}
+        placed = {}
+        if precision is Precision.INT8 and options.place:
+            placed = self._placement(target, choice, parents, options)
+            request["placement"] = placed["chosen"]
 
         def stage() -> Made:
             asked = GraphRequest(precision=precision, target=target, choice=choice, options=options)
-            if precision in QUANTIZED:
+            if len(parents) > 1:
                 table = CalibrationTable.read(parents[1])
                 asked = replace(asked, table=table)
                 if precision is Precision.INT8:
-                    asked = replace(asked, rounding=self._rounding(options.rounding, table, parents[1]))
+                    asked = replace(
+                        asked,
+                        rounding=self._rounding(options.rounding, table, parents[1]),
+                        placement=Placement(**placed.get("chosen", {})),
+                    )
                 elif precision is Precision.INT4:
                     asked = replace(asked, moments=self._moments(table, parents[1], full=True))
-            return graph_for_target(model, info, asked, voice=self.workspace.voice)
+            made = graph_for_target(model, info, asked, voice=self.workspace.voice)
+            return replace(made, facts={**made.facts, "placement": placed}) if placed else made
 
         return self.workspace.make(output or self.workspace.folder / name, "onnx", request, parents, stage)
+
+    def _placement(
+        self, target: Target, choice: LrnChoice, parents: list[Path], options: GraphOptions
+    ) -> dict[str, Any]:
+        """The document of the search for the fastest placement on this machine."""
+        from alexnet_deploy.pipeline.guard import drop_of
+        from alexnet_deploy.pipeline.int8 import Int8Maker
+        from alexnet_deploy.pipeline.placement import DEFAULT_DROP, PlacementSearch, measured_placement
+        from alexnet_deploy.precision.qdq import Placement
+        from alexnet_deploy.precision.table import CalibrationTable
+
+        _, model, info = self._graph
+        table, voice = CalibrationTable.read(parents[1]), self.workspace.voice
+
+        def maker(placement: Placement) -> Int8Maker:
+            return Int8Maker(
+                model=model,
+                info=info,
+                table=table,
+                target=target,
+                choice=choice,
+                rounding=self._rounding(options.rounding, table, parents[1]),
+                placement=placement,
+            )
+
+        search = PlacementSearch(
+            build=lambda placement: maker(placement).graph(),
+            drop=lambda placement: drop_of(maker(placement), voice=voice),
+            max_drop=DEFAULT_DROP if options.max_drop is None else options.max_drop,
+        )
+        path = self.workspace.folder / f"{self.stem}.int8.{target.value}.placement.json"
+        request = {**choice.facts(), "rounding": asdict(options.rounding)}
+        return measured_placement(self.workspace, path, parents, request, search, target, info.preprocessing)
 
     @cached_property
     def _known(self) -> dict[Any, Any]:
@@ -253,14 +298,17 @@ class Deployment:
         path = self.workspace.folder / f"{self.stem}.lrn-measured.{target.value}.json"
         return measured_choice(self.workspace, path, model, artifact.path, info.preprocessing, target)
 
+    def _present_table(self, artifact: Artifact) -> Path | None:
+        """Whatever images it was made from: calibrating is a stage of its own, and this is its result."""
+        present = self.workspace.folder / _named(self.stem, "calibration.json")
+        passport = matching_passport(present)
+        if passport is not None and [digest for _, digest in passport.parents] == [sha256_of(artifact.path)]:
+            return present
+        return None
+
     def _table(self, named: Path | None, artifact: Artifact) -> Path:
         if named is None:
-            present = self.workspace.folder / _named(self.stem, "calibration.json")
-            passport = matching_passport(present)
-            # Whatever images it was made from: calibrating is a stage of its own, and this is its result.
-            if passport is not None and [digest for _, digest in passport.parents] == [sha256_of(artifact.path)]:
-                return present
-            return self.calibration().path
+            return self._present_table(artifact) or self.calibration().path
         from alexnet_deploy.precision.table import CalibrationTable
 
         table, digest = CalibrationTable.read(named), sha256_of(artifact.path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,14 @@ from alexnet_deploy import export, graph
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.pipeline.fp32 import parity_images
 from alexnet_deploy.pipeline.guard import guard_choice, simulated
+from alexnet_deploy.pipeline.int8 import Int8Maker
 from alexnet_deploy.pipeline.lrn_choice import LrnChoice
 from alexnet_deploy.pipeline.workspace import Made
-from alexnet_deploy.precision.half import half_from_fp32
+from alexnet_deploy.precision.guard import table_lines
+from alexnet_deploy.precision.half import half_from_fp32, half_report
 from alexnet_deploy.precision.int4 import int4_from_fp32, linear_layers
 from alexnet_deploy.precision.moments import InputMoments
-from alexnet_deploy.precision.qdq import float8_from_fp32, float8_layers, int8_from_fp32
+from alexnet_deploy.precision.qdq import DEFAULT_PLACEMENT, Placement, float8_from_fp32, float8_layers
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.precision.weights import Rounding, nearest
 from alexnet_deploy.progress import Voice
@@ -36,9 +37,10 @@ class GraphRequest:
     Attributes:
         choice: How LRN is written.
         options: What may differ.
-        table: The calibration table, for int8, fp8 and int4.
+        table: The calibration table; fp16 and bf16 are checked against it where there is one.
         rounding: How the weights of int8 become integers.
         moments: What layers read, for int4.
+        placement: Where int8 quantizes.
     """
 
     precision: Precision
@@ -48,6 +50,7 @@ class GraphRequest:
     table: CalibrationTable | None = None
     rounding: Rounding = nearest
     moments: dict[str, InputMoments] = field(default_factory=dict)
+    placement: Placement = DEFAULT_PLACEMENT
 
 
 def graph_for_target(model: ir.Model, info: ModelInfo, request: GraphRequest, *, voice: Voice) -> Made:
@@ -66,16 +69,19 @@ def graph_for_target(model: ir.Model, info: ModelInfo, request: GraphRequest, *,
         **choice.facts(),
     }
     if precision is Precision.INT8:
+        # Lowered already: its variants were compared as the target gets them.
         converted = _int8(model, info, request, facts, voice)
     elif precision in QUANTIZED:
         converted = _half_around(model, info, request, facts, voice)
     elif precision is Precision.FP32:
         converted = model
     else:
+        facts["half"] = _half_report(model, request, voice)
         converted = half_from_fp32(model, precision)
-    converted = export.lowered(
-        converted, choice.lowering, contain_nan=choice.contain_nan, channels_last=choice.channels_last
-    )
+    if precision is not Precision.INT8:
+        converted = export.lowered(
+            converted, choice.lowering, contain_nan=choice.contain_nan, channels_last=choice.channels_last
+        )
     graph.set_info(converted, info)
     if precision in export.PARITY_TOLERANCE:
         images = parity_images(info.preprocessing)
@@ -91,16 +97,39 @@ def graph_for_target(model: ir.Model, info: ModelInfo, request: GraphRequest, *,
     return Made(data=data, facts=facts, tools=tool_versions("onnx", "onnx-ir"))
 
 
+def _half_report(model: ir.Model, request: GraphRequest, voice: Voice) -> dict[str, Any]:
+    report = half_report(model, request.precision, request.table)
+    largest = report["largest_activation"]
+    voice.say(
+        f"  {request.precision.value}: {report['underflow']:,} of {report['weights']:,} weights become zero; "
+        + (
+            f"the largest activation takes {100 * report['share_of_range']:.2g} % of the range"
+            if largest
+            else "activations are not checked against the range: there is no calibration table"
+        )
+    )
+    return report
+
+
 def _int8(model: ir.Model, info: ModelInfo, request: GraphRequest, facts: dict[str, Any], voice: Voice) -> ir.Model:
     table = request.table
     assert table is not None
-    keep_float: Collection[str] = ()
+    maker = Int8Maker(
+        model=model,
+        info=info,
+        table=table,
+        target=request.target,
+        choice=request.choice,
+        rounding=request.rounding,
+        placement=request.placement,
+    )
+    keep_float = list(maker.layers[:1]) if request.placement.first_float else []
     if request.options.max_drop is not None:
-        found = guard_choice(
-            model, info, table, request.target, request.choice, request.options.max_drop,
-            rounding=request.rounding, voice=voice,
-        )  # fmt: skip
-        facts["guard"], keep_float = found.to_json(), found.keep_float
+        found = guard_choice(maker, request.options.max_drop, voice=voice)
+        facts["guard"] = found.to_json()
+        keep_float += [name for name in found.keep_float if name not in keep_float]
+        for line in table_lines(found):
+            voice.say(f"  {line}")
         voice.say(
             f"  accuracy guard: {100 * found.drop:.2f} points of top-1 lost on {found.images} images (p "
             f"{found.accuracy.p_value:.2f}), at most {100 * found.max_drop:.2f} allowed; in float: "
@@ -109,9 +138,9 @@ def _int8(model: ir.Model, info: ModelInfo, request: GraphRequest, facts: dict[s
     facts |= {
         "calibration_method": table.method.value,
         "rounding": asdict(request.options.rounding),
-        "keep_float": list(keep_float),
+        "keep_float": keep_float,
     }
-    return int8_from_fp32(model, table, request.target, keep_float=keep_float, rounding=request.rounding)
+    return maker.graph(keep_float)
 
 
 def _half_around(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_deploy.bench.statistics import Accuracy, accuracy_from_logits
+from alexnet_deploy.bench.statistics import Accuracy, Ratio, accuracy_from_logits
 from alexnet_deploy.errors import AccuracyError, InputError
 from alexnet_deploy.progress import SILENT, Voice
 
@@ -24,14 +24,18 @@ class Sensitivity:
 
     Attributes:
         accuracy: On the guard images.
+        gain: Time of the network with this layer alone in float, over that of all in INT8; None where the target
+            cannot be timed.
     """
 
     layer: str
     accuracy: Accuracy
+    gain: Ratio | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
-        return {"layer": self.layer, **self.accuracy.to_json()}
+        gain = None if self.gain is None else self.gain.to_json()
+        return {"layer": self.layer, "gain": gain, **self.accuracy.to_json()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,7 @@ def guarded(
     labels: NDArray[np.int64] | None,
     max_drop: float,
     *,
+    gains: Callable[[], Mapping[str, Ratio]] | None = None,
     voice: Voice = SILENT,
 ) -> Guarded:
     """Quantizes everything; where that costs too much, returns layers to float, the most sensitive first.
@@ -85,6 +90,7 @@ def guarded(
         evaluate: Logits `(N, classes)` of the guard images with the named layers in float and all others in INT8.
         labels: Of the guard images; None takes what FP32 says for the truth.
         max_drop: Largest loss of top-1, as a fraction of the images.
+        gains: What each layer in INT8 gains in time; asked for where layers have to be ranked.
         voice: Shows progress.
 
     Raises:
@@ -101,7 +107,8 @@ def guarded(
     ranked: list[Sensitivity] = []
     while steps[-1] > max_drop:
         if not ranked:
-            ranked = _ranked(layers, evaluate, reference, truth, voice)
+            times = gains() if gains is not None else {}
+            ranked = _ranked(layers, evaluate, reference, truth, times, voice)
         if len(keep) == len(layers):
             raise AccuracyError(
                 "the accuracy budget does not hold with every layer in float",
@@ -123,6 +130,24 @@ def guarded(
     )
 
 
+def table_lines(found: Guarded) -> list[str]:
+    """What each layer costs and gains, as text; nothing where no layer had to be ranked."""
+    if not found.sensitivities:
+        return []
+    lines = ["layer       SQNR alone  lost  won    p     time if in float"]
+    for row in found.sensitivities:
+        sqnr = "exact" if row.accuracy.sqnr_db is None else f"{row.accuracy.sqnr_db:.1f} dB"
+        time = "not timed here"
+        if row.gain is not None:
+            time = f"{row.gain.median:.2f}x ({row.gain.ci95[0]:.2f} to {row.gain.ci95[1]:.2f})"
+        kept = "  <- float" if row.layer in found.keep_float else ""
+        lines.append(
+            f"{row.layer:11} {sqnr:>10}  {row.accuracy.lost:4}  {row.accuracy.won:3}  {row.accuracy.p_value:.2f}  "
+            f"{time}{kept}"
+        )
+    return lines
+
+
 def _drop(found: Accuracy, images: int) -> float:
     return (found.lost - found.won) / images
 
@@ -132,13 +157,15 @@ def _ranked(
     evaluate: Evaluate,
     reference: NDArray[np.float32],
     truth: NDArray[np.int64],
+    times: Mapping[str, Ratio],
     voice: Voice,
 ) -> list[Sensitivity]:
     rows = []
     with voice.track("sensitivity", len(layers)) as track:
         for layer in layers:
             logits = evaluate([other for other in layers if other != layer])
-            rows.append(Sensitivity(layer=layer, accuracy=accuracy_from_logits(logits, reference, truth)))
+            accuracy = accuracy_from_logits(logits, reference, truth)
+            rows.append(Sensitivity(layer=layer, accuracy=accuracy, gain=times.get(layer)))
             track.advance(1, layer)
     # No noise at all is the best SQNR there is.
     return sorted(rows, key=lambda row: np.inf if row.accuracy.sqnr_db is None else row.accuracy.sqnr_db)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alexnet_deploy.errors import GraphError
-from alexnet_deploy.graph import copy_of, inferred_copy
+from alexnet_deploy.graph import add_initializer, constant_of, copy_of, inferred_copy, weighted_nodes
+from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.specs import Precision
 
 if TYPE_CHECKING:
@@ -117,3 +119,82 @@ def _cast_output(model: ir.Model, index: int, producer: ir.Node) -> None:
     cast.outputs[0].name = name
     model.graph.insert_after(producer, cast)
     model.graph.outputs[index] = cast.outputs[0]
+
+
+def half_report(model: ir.Model, precision: Precision, table: CalibrationTable | None) -> dict[str, Any]:
+    """What 16 bits do to a network's numbers.
+
+    Args:
+        model: The FP32 graph.
+        precision: fp16 or bf16.
+        table: Its calibration table, to compare activations with the largest FP16 number.
+
+    Returns:
+        `weights`, `underflow` (weights that become zero), `underflow_by_layer` (where there are any),
+        `largest_activation` and the share of FP16's range that it takes; None where there is no table.
+
+    Raises:
+        GraphError: An activation that calibration saw does not fit.
+    """
+    import ml_dtypes
+    import onnx_ir as ir
+
+    dtype = (ir.DataType.FLOAT16 if precision is Precision.FP16 else ir.DataType.BFLOAT16).numpy()
+    layers = list(weighted_nodes(model))
+    lost = {layer.name: int(((layer.weight != 0) & (layer.weight.astype(dtype) == 0)).sum()) for layer in layers}
+    report: dict[str, Any] = {
+        "weights": sum(layer.weight.size for layer in layers),
+        "underflow": sum(lost.values()),
+        "underflow_by_layer": {name: count for name, count in lost.items() if count},
+        "largest_activation": None,
+        "share_of_range": None,
+    }
+    if table is None or not table.tensors:
+        return report
+    name, largest = max(
+        ((name, max(-found.histogram.minimum, found.histogram.maximum)) for name, found in table.tensors.items()),
+        key=lambda entry: entry[1],
+    )
+    if precision is Precision.FP16 and largest > _FP16_MAX:
+        raise GraphError(
+            f"the activation {name} does not fit FP16",
+            got=f"{largest:g} on the calibration images",
+            expected=f"at most {_FP16_MAX:g}",
+            remedy="use --bf16 or --fp32",
+        )
+    share = largest / float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    return {**report, "largest_activation": {"name": name, "magnitude": largest}, "share_of_range": share}
+
+
+def half_layers(model: ir.Model, names: Collection[str]) -> None:
+    """Lets the named layers of an FP32 graph compute in FP16, between casts.
+
+    Raises:
+        GraphError: A weight does not fit.
+    """
+    import onnx_ir as ir
+
+    for layer in [found for found in weighted_nodes(model) if found.name in names]:
+        for index, value in ((1, layer.weight_value), (2, layer.bias_value)):
+            array = constant_of(value)
+            if value is None or array is None:
+                continue
+            half = add_initializer(model, f"{value.name}.half", array)
+            _convert_initializer(half, ir.DataType.FLOAT16)
+            layer.node.replace_input_with(index, half)
+            if not value.uses() and value.is_initializer():
+                model.graph.initializers.pop(str(value.name))
+        before = _cast(layer.activation, ir.DataType.FLOAT16, f"{layer.name}.to_half")
+        model.graph.insert_before(layer.node, before)
+        layer.node.replace_input_with(0, before.outputs[0])
+        output = layer.node.outputs[0]
+        after = _cast(output, ir.DataType.FLOAT, f"{layer.name}.to_fp32")
+        uses = [use for use in output.uses() if use.node is not after]
+        model.graph.insert_after(layer.node, after)
+        output.dtype = ir.DataType.FLOAT16
+        for use in uses:
+            use.node.replace_input_with(use.idx, after.outputs[0])
+        if output in model.graph.outputs:
+            index, name = list(model.graph.outputs).index(output), output.name
+            output.name, after.outputs[0].name = f"{layer.name}.half", name
+            model.graph.outputs[index] = after.outputs[0]

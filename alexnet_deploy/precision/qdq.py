@@ -28,6 +28,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a graph quantizes, as far as that is a question of speed.
+
+    Attributes:
+        first_float: Leave the first layer in float: it has few weights, and reads three channels.
+        before_pool: Quantize what a max pool reads and not only what it gives, so that it moves a byte a value.
+        before_norm: Quantize what an LRN reads, so that the layer before it writes a byte a value.
+    """
+
+    first_float: bool = False
+    before_pool: bool = False
+    before_norm: bool = False
+
+    @property
+    def label(self) -> str:
+        """For tables: `conv1 float, Q before pool`."""
+        names = {"first_float": "first layer float", "before_pool": "Q before pool", "before_norm": "Q before LRN"}
+        return ", ".join(text for field, text in names.items() if getattr(self, field)) or "default"
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantizationScheme:
     """How a target wants its integers.
 
@@ -38,6 +59,7 @@ class QuantizationScheme:
         weight_steps: Largest weight magnitude; 127 uses all eight bits, 63 leaves room for kernels that add two
             products in 16 bits.
         float8: FP8 (E4M3) in place of integers, for activations and weights.
+        placement: Where the graph quantizes besides the layers' inputs.
     """
 
     unsigned_activations: bool = False
@@ -45,8 +67,10 @@ class QuantizationScheme:
     int32_bias: bool = False
     weight_steps: int = INT8_STEPS
     float8: bool = False
+    placement: Placement = Placement()
 
 
+DEFAULT_PLACEMENT = Placement()
 # Half of int32's range leaves the other half to the sum of products.
 _LARGEST_BIAS = 2**30
 # CPUs without VNNI add two products of u8 and s8 in 16 bits, which overflow at full range: weights of 7 bits cannot,
@@ -73,6 +97,7 @@ def int8_from_fp32(
     *,
     keep_float: Collection[str] = (),
     rounding: Rounding = nearest,
+    placement: Placement = DEFAULT_PLACEMENT,
 ) -> ir.Model:
     """Writes Q/DQ nodes into a copy of an FP32 graph.
 
@@ -86,11 +111,13 @@ def int8_from_fp32(
         target: Where it will run.
         keep_float: Names of layers that stay as they are.
         rounding: How weights become integers.
+        placement: Where else to quantize.
 
     Raises:
         InputError: The table belongs to another graph, or a layer to keep is not there.
     """
-    return int8_with_scheme(model, table, SCHEMES[target], keep_float=keep_float, rounding=rounding)
+    scheme = replace(SCHEMES[target], placement=placement)
+    return int8_with_scheme(model, table, scheme, keep_float=keep_float, rounding=rounding)
 
 
 def int8_with_scheme(
@@ -107,6 +134,8 @@ def int8_with_scheme(
         require_opset(copy, FLOAT8_OPSET)
     writer = _QdqWriter(copy, table, scheme, rounding)
     layers = list(weighted_nodes(copy))
+    if scheme.placement.first_float:
+        keep_float = {layers[0].name, *keep_float}
     unknown = set(keep_float) - {layer.name for layer in layers}
     if unknown:
         raise InputError(
@@ -156,6 +185,8 @@ class _QdqWriter:
     def quantize_layer(self, layer: WeightedNode) -> None:
         """Activation, weight, bias, and the output where the scheme wants it."""
         node = layer.node
+        if self.scheme.placement.before_pool:
+            self._before_pool(layer)
         activation = self._dequantized(layer.activation)
         weights = self.rounding(layer, self.scheme.weight_steps, self._smallest_scale(layer))
         if weights.bias_change is not None and node.op_type != "MatMul":
@@ -165,8 +196,22 @@ class _QdqWriter:
         if self.scheme.int32_bias:
             self._bias(layer, weights.scale)
         output = result_of(node)
-        if self.scheme.quantize_outputs and output not in self.model.graph.outputs:
+        normed = self.scheme.placement.before_norm and all(use.node.op_type == "LRN" for use in output.uses())
+        if (self.scheme.quantize_outputs or normed) and output not in self.model.graph.outputs:
             self._dequantized(output, everywhere=True)
+
+    def _before_pool(self, layer: WeightedNode) -> None:
+        """With the scale of what the pool gives: a larger value which it drops may saturate."""
+        value: ir.Value | None = layer.activation
+        node = value.producer() if value is not None else None
+        while node is not None and node.op_type == "Flatten":
+            value = node.inputs[0]
+            node = value.producer() if value is not None else None
+        source = node.inputs[0] if node is not None and node.op_type == "MaxPool" else None
+        if node is None or source is None or len(list(source.uses())) != 1 or source.name == layer.activation.name:
+            return
+        if not str(source.name).endswith(".dequantized"):
+            node.replace_input_with(0, self._quantize_dequantize(source, str(source.name), str(layer.activation.name)))
 
     def shield(self, layer: WeightedNode) -> None:
         """Keeps a float layer float.
@@ -208,10 +253,10 @@ class _QdqWriter:
                     use.node.replace_input_with(use.idx, result)
         return result
 
-    def _quantize_dequantize(self, value: ir.Value, name: str) -> ir.Value:
+    def _quantize_dequantize(self, value: ir.Value, name: str, range_of: str | None = None) -> ir.Value:
         import onnx_ir as ir
 
-        found = self.table.range_of(name)
+        found = self.table.range_of(range_of or name)
         zero_point: NDArray[np.generic]
         if self.scheme.float8:
             scale, zero_point = found.float8_scale, np.zeros((), float8())

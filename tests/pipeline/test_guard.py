@@ -22,6 +22,7 @@ from alexnet_deploy.errors import AccuracyError, DataError, InputError, Precisio
 from alexnet_deploy.graph import read_graph, weighted_nodes
 from alexnet_deploy.pipeline import guard
 from alexnet_deploy.pipeline.guard import guard_choice, guard_images
+from alexnet_deploy.pipeline.int8 import Int8Maker
 from alexnet_deploy.pipeline.lrn_choice import LrnChoice, lrn_choice
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.target_graph import GraphRequest, graph_for_target
@@ -57,6 +58,13 @@ def choice_for(target: Target) -> LrnChoice:
     return lrn_choice(target, Precision.INT8, [])
 
 
+def maker_for(target: Target, **changes: Any) -> Int8Maker:
+    made = Int8Maker(
+        model=small_graph(), info=small_info(), table=small_table(), target=target, choice=choice_for(target)
+    )
+    return replace(made, **changes)
+
+
 # Which images.
 
 
@@ -90,7 +98,7 @@ def test_guard_images_among_the_evaluation_images_are_refused(monkeypatch: pytes
 def test_a_budget_of_everything_gives_nothing_back(target: Target) -> None:
     if target is Target.OPENVINO:
         pytest.importorskip("openvino")
-    found = guard_choice(small_graph(), small_info(), small_table(), target, choice_for(target), 1.0, voice=quiet())
+    found = guard_choice(maker_for(target), 1.0, voice=quiet())
     assert (found.keep_float, found.images, len(found.steps), found.sensitivities) == ((), COUNT, 1, ())
     assert found.accuracy.top1 is not None
     # Quantized indeed, and still the same network.
@@ -129,9 +137,7 @@ def test_the_layer_that_quantization_ruins_goes_back_to_float(target: Target, la
         pytest.importorskip("openvino")
     info = replace(small_info(), labels=())
     stream = io.StringIO()
-    found = guard_choice(
-        small_graph(), info, ruined(layer), target, choice_for(target), 0.1, voice=Voice(stream=stream)
-    )
+    found = guard_choice(maker_for(target, info=info, table=ruined(layer)), 0.1, voice=Voice(stream=stream))
     assert found.keep_float[0] == found.sensitivities[0].layer == layer
     assert {row.layer for row in found.sensitivities} == set(LAYERS)
     assert found.drop <= 0.1 < found.steps[0]
@@ -141,10 +147,7 @@ def test_the_layer_that_quantization_ruins_goes_back_to_float(target: Target, la
 @pytest.mark.usefixtures("few")
 def test_labels_are_used_where_the_images_are_of_the_models_classes() -> None:
     stream = io.StringIO()
-    found = guard_choice(
-        small_graph(), small_info(), small_table(), Target.TENSORRT, choice_for(Target.TENSORRT), 1.0,
-        voice=Voice(stream=stream),
-    )  # fmt: skip
+    found = guard_choice(maker_for(Target.TENSORRT), 1.0, voice=Voice(stream=stream))
     graph = int8_from_fp32(small_graph(), small_table(), Target.TENSORRT)
     source, spec = few_images(), small_preprocessing()
     images = PreprocessedImages(source=source, spec=spec, indices=np.arange(COUNT))
@@ -160,8 +163,7 @@ def returning(*keep_float: str) -> Any:
     """A guard that gives these layers back without looking."""
 
     def choose(*args: Any, **kwargs: Any) -> Guarded:
-        model, info, table, target, choice = args[:5]
-        found = guard_choice(model, info, table, target, choice, 1.0, voice=quiet())
+        found = guard_choice(args[0], 1.0, voice=quiet())
         return replace(found, keep_float=keep_float)
 
     return choose
@@ -219,10 +221,12 @@ def test_a_graph_of_a_target_that_shows_nothing_here_has_no_proof() -> None:
 def test_a_layer_that_runs_in_float_fails_the_graph_unless_it_may(
     allow_float: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forgetful(model: ir.Model, table: CalibrationTable, target: Target, *, keep_float: Any) -> ir.Model:
-        return int8_from_fp32(model, table, target, keep_float=[*keep_float, "conv4"])
+    def forgetful(
+        model: ir.Model, table: CalibrationTable, target: Target, *, keep_float: Any, **more: Any
+    ) -> ir.Model:
+        return int8_from_fp32(model, table, target, keep_float=[*keep_float, "conv4"], **more)
 
-    monkeypatch.setattr("alexnet_deploy.pipeline.target_graph.int8_from_fp32", forgetful)
+    monkeypatch.setattr("alexnet_deploy.pipeline.int8.int8_from_fp32", forgetful)
     request = request_for(Target.ONNXRUNTIME_CPU, allow_float=allow_float)
     if not allow_float:
         with pytest.raises(PrecisionProofError, match="1 of 8") as caught:
@@ -300,5 +304,5 @@ def test_lowerings_reach_the_guard(few: None, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(export, "lowered", noting)
     target = Target.ONNXRUNTIME_CPU
-    guard_choice(small_graph(), small_info(), small_table(), target, choice_for(target), 1.0, voice=quiet())
+    guard_choice(maker_for(target), 1.0, voice=quiet())
     assert asked == [Lowering.BANDED, Lowering.BANDED]
