@@ -151,14 +151,21 @@ def decimal_of(value: float) -> float:
 
 
 def add_initializer(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
-    """Registers a constant; the one of that name where there is one."""
+    """Registers a constant; the present one of that name where it is the same, another name where it is not."""
     import onnx_ir as ir
 
-    present = model.graph.initializers.get(name)
-    if present is not None:
-        return present
     tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    tries = 1
+    while (present := model.graph.initializers.get(str(tensor.name))) is not None:
+        found = present.const_value
+        alike = found is not None and found.dtype == tensor.dtype and found.shape == tensor.shape
+        if alike and found is not None and found.tobytes() == tensor.tobytes():
+            return present
+        tries += 1
+        tensor.name = f"{name}.{tries}"
+    value = ir.Value(
+        name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
     model.graph.register_initializer(value)
     return value
 

@@ -15,7 +15,7 @@ from alexnet_deploy.bench.statistics import Accuracy, Ratio, accuracy_from_logit
 from alexnet_deploy.data.batches import PreprocessedImages
 from alexnet_deploy.data.shipped import Split, shipped_hashes, shipped_images
 from alexnet_deploy.data.sources import ImageSource
-from alexnet_deploy.errors import DataError
+from alexnet_deploy.errors import DataError, ParityError
 from alexnet_deploy.machine import usable_cpus
 from alexnet_deploy.pipeline.int8 import Int8Maker
 from alexnet_deploy.pipeline.timed import ROUNDS, TIMED_TARGETS, timed
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH = 16
+LEAST_SQNR_DB = 6.0
 
 
 def guard_images(table: CalibrationTable) -> ImageSource:
@@ -100,6 +101,37 @@ def drop_of(maker: Int8Maker, *, voice: Voice) -> float:
         _logits(maker.graph(), maker.target, images), reference, reference.argmax(axis=1) if labels is None else labels
     )
     return (found.lost - found.won) / len(images)
+
+
+def require_likeness(made: ir.Model, maker: Int8Maker, images: NDArray[np.float32]) -> float | None:
+    """Compares an int8 graph, as its target computes it, with FP32: far off is a defect and no rounding.
+
+    Args:
+        made: The graph as the target gets it.
+        maker: What it was made from.
+        images: Real ones, `(N, 3, S, S)`.
+
+    Returns:
+        Power of FP32's logits over the power of the difference, in decibels; None where there is none.
+
+    Raises:
+        ParityError: It is below 6 dB.
+    """
+    reference = export.run_onnx(export.lowered(maker.model, Lowering.BANDED), images)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        graph.write_graph(made, path)
+        with opened_for(path, maker.target) as run:
+            found = run(images)
+    sqnr = accuracy_from_logits(found, reference, reference.argmax(axis=1)).sqnr_db
+    if sqnr is not None and not sqnr >= LEAST_SQNR_DB:
+        raise ParityError(
+            f"the int8 graph computes something else than FP32 on {len(images)} images",
+            got=f"{sqnr:.1f} dB from the logits to their error",
+            expected=f"at least {LEAST_SQNR_DB:g} dB",
+            remedy="calibrate on images as the network sees them in use, by another --method, or name a --max-drop",
+        )
+    return sqnr
 
 
 def simulated(

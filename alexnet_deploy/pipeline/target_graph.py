@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet_deploy import export, graph
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.pipeline.fp32 import parity_images
-from alexnet_deploy.pipeline.guard import guard_choice, simulated
+from alexnet_deploy.pipeline.guard import guard_choice, require_likeness, simulated
 from alexnet_deploy.pipeline.int8 import Int8Maker
 from alexnet_deploy.pipeline.lrn_choice import LrnChoice
 from alexnet_deploy.pipeline.workspace import Made
@@ -140,7 +140,9 @@ def _int8(model: ir.Model, info: ModelInfo, request: GraphRequest, facts: dict[s
         "rounding": asdict(request.options.rounding),
         "keep_float": keep_float,
     }
-    return maker.graph(keep_float)
+    made = maker.graph(keep_float)
+    facts["sqnr_db"] = require_likeness(made, maker, parity_images(info.preprocessing))
+    return made
 
 
 def _half_around(

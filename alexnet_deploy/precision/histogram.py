@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # On each side of zero. Widths are powers of two, so that the largest value is in the upper half: 2,048 bins at least
 # span the values, which is what TensorRT's entropy calibration used.
 BINS = 4096
+# Values that are counted together: what is computed of them stays in the processor's cache.
+_AT_ONCE = 1 << 15
 # Its reciprocal is still a number in FP32.
 _SMALLEST_EXPONENT = -120
 # At which the largest FP32 number fits.
@@ -65,17 +67,22 @@ class Histogram:
             raise ValueError(f"values from {low} to {high}")
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self._widen(max(-low, high))
-        # A product with a power of two is exact, so that truncation is the bin.
         flat = values.ravel()
-        scaled = flat * np.float32(math.ldexp(1.0, -self.exponent))
-        if low < 0:
-            places = scaled.astype(np.int64)
-            # A negative value may be so small that its product is zero.
-            below = flat < 0
-            self.negative += np.bincount(-places[below], minlength=BINS)
-            self.positive += np.bincount(places[~below], minlength=BINS)
-        else:
-            self.positive += np.bincount(scaled.astype(np.int64), minlength=BINS)
+        for start in range(0, flat.size, _AT_ONCE):
+            self._count(flat[start : start + _AT_ONCE], signed=low < 0)
+
+    def _count(self, values: NDArray[np.float32], *, signed: bool) -> None:
+        # A product with a power of two is exact, so that truncation is the bin.
+        places = (values * np.float32(math.ldexp(1.0, -self.exponent))).astype(np.int64)
+        if not signed:
+            self.positive += np.bincount(places, minlength=BINS)
+            return
+        # Both sides in one table, the negative one behind; a negative value may be so small that its product is zero.
+        np.abs(places, out=places)
+        places += BINS * (values < 0)
+        counts = np.bincount(places, minlength=2 * BINS)
+        self.positive += counts[:BINS]
+        self.negative += counts[BINS:]
 
     def merged(self, other: Histogram) -> Histogram:
         """Both together, as if the values of one had been added to the other; both stay as they are."""

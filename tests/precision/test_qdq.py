@@ -22,7 +22,7 @@ from alexnet_deploy.export import lowered, run_onnx
 from alexnet_deploy.graph import constant_of, graph_bytes, info_of
 from alexnet_deploy.lrn.lowering import lrn_nodes
 from alexnet_deploy.precision.calibrate import table_from_images
-from alexnet_deploy.precision.qdq import int8_from_fp32
+from alexnet_deploy.precision.qdq import Placement, int8_from_fp32
 from alexnet_deploy.precision.table import CalibrationTable, Range
 from alexnet_deploy.precision.thresholds import Method
 from alexnet_deploy.precision.weights import largest_by_channel, rounded
@@ -36,6 +36,7 @@ from tests.graphs import (
     evaluate,
     model_of,
     operators,
+    relative_error,
     shipped_batch,
     small_graph,
     small_table,
@@ -322,6 +323,20 @@ def test_two_readers_of_one_activation_share_its_quantization() -> None:
     int8 = int8_from_fp32(model, table, Target.TENSORRT)
     assert operators(int8).count("QuantizeLinear") == 1
     assert sqnr(evaluate(model, noise(4)), evaluate(int8, noise(4))) > 30
+
+
+@pytest.mark.parametrize("variant", ["paper", "caffenet"])
+@pytest.mark.parametrize("before_pool", [False, True])
+def test_a_lowered_norm_and_the_quantization_around_it_have_constants_of_their_own(
+    variant: str, before_pool: bool
+) -> None:
+    placement = Placement(before_pool=before_pool)
+    model = int8_from_fp32(small_graph(variant), table_of(variant), Target.ONNXRUNTIME_CPU, placement=placement)
+    images = shipped_batch(4)
+    expected = evaluate(model, images)
+    for channels_last in (False, True):
+        got = evaluate(lowered(model, Lowering.BANDED, channels_last=channels_last), images)
+        assert relative_error(got, expected) < 0.02
 
 
 @pytest.mark.parametrize("method", Method)
