@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ import numpy as np
 from alexnet_deploy.artifacts import sha256_of, write_json
 from alexnet_deploy.bench.bench import BenchOptions, Candidate, rows_from_candidates
 from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner, evaluation_source
-from alexnet_deploy.bench.statistics import ratio_from_samples
-from alexnet_deploy.data.batches import load_batch
+from alexnet_deploy.bench.statistics import accuracy_from_logits, ratio_from_samples
+from alexnet_deploy.data.batches import batches, load_batch
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ArraySource
 from alexnet_deploy.export import exported_by_torch
@@ -36,6 +37,7 @@ from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.workspace import Workspace
 from alexnet_deploy.precision.calibrate import table_from_images
 from alexnet_deploy.progress import Voice
+from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import SessionSpec
 from alexnet_deploy.specs import Precision, Target
 from alexnet_deploy.weights import load_model
@@ -75,7 +77,9 @@ def main(
         np.save(images, load_batch(source, np.arange(PEER_IMAGES), deployment.info.preprocessing).images)
         made = _quantized(folder, graphs, images, nncf_python, modelopt_python)
         calibration = _calibration_costs(graphs["LRN node"])
-        rows = _measured(deployment, made, options, data)
+        rows, ways = _measured(deployment, made, options)
+        click.echo("latencies are measured; accuracy does not mind company", err=True)
+        _add_accuracy(deployment, ways, rows, data)
     document = {
         "schema": 1,
         "what": f"the shipped model in INT8; ratios to ours in the same runtime and batch, {rounds} interleaved turns",
@@ -94,7 +98,7 @@ def main(
         click.echo(
             f"{row['runtime']:16} {row['hint'] or '':4} batch {row['batch']:2} {row['latency_ms']['median']:8.2f} ms  "
             f"ours {ratio['median']:.2f}x [{ratio['ci95'][0]:.2f}, {ratio['ci95'][1]:.2f}]  top-1 {top1} "
-            f"agreement {100 * row['agreement']:.2f}  {row['way']}",
+            f"drop {100 * row['drop']:+.2f} agreement {100 * row['agreement']:.2f}  {row['way']}",
             err=True,
         )
     click.echo(json.dumps(calibration, indent=1), err=True)
@@ -171,52 +175,70 @@ def _elsewhere(python: str, script: str, graph: Path, images: Path, path: Path, 
     return {"version": version, "seconds": float(seconds), "peak_memory_bytes": int(peak)}
 
 
-def _measured(
-    deployment: Deployment, made: dict[str, tuple[Path, dict[str, Any]]], options: BenchOptions, data: str
-) -> list[dict[str, Any]]:
-    source = evaluation_source(data)
-    images = EvaluationData(
-        data=data, preprocessing=deployment.info.preprocessing, indices=np.arange(len(source), dtype=np.int64)
-    )
-    rows = []
+def _ways(
+    deployment: Deployment, made: dict[str, tuple[Path, dict[str, Any]]], threads: int
+) -> list[tuple[str, SessionSpec]]:
+    """Every file in its runtime, at each precision hint."""
+    ways = []
     for runtime, hints in (("onnxruntime-cpu", (None,)), ("openvino", (None, "bf16"))):
-        fp32 = deployment.graph(Precision.FP32, Target(runtime)).path
-        ours = deployment.graph(Precision.INT8, Target(runtime)).path
-        ways = {"FP32": fp32, "ours": ours} | {
-            name: path
-            for name, (path, _) in made.items()
-            if not name.startswith("nncf" if runtime == "onnxruntime-cpu" else "quantize_static")
+        others = "nncf" if runtime == "onnxruntime-cpu" else "quantize_static"
+        files = {
+            "FP32": deployment.graph(Precision.FP32, Target(runtime)).path,
+            "ours": deployment.graph(Precision.INT8, Target(runtime)).path,
+            **{name: path for name, (path, _) in made.items() if not name.startswith(others)},
         }
-        names, candidates = [], []
         for hint in hints:
-            for name, path in ways.items():
+            for name, path in files.items():
                 precision = Precision.FP32 if name == "FP32" else Precision.INT8
-                spec = SessionSpec(runtime=runtime, precision=precision, path=path, threads=options.threads, hint=hint)
-                candidates.append(Candidate(spec=spec, size_bytes=path.stat().st_size))
-                names += [name] * len(options.batches)
-        found = rows_from_candidates(
-            candidates, options, lambda spec: RemoteRunner(spec, images), source.labels, voice=Voice()
-        )
+                spec = SessionSpec(runtime=runtime, precision=precision, path=path, threads=threads, hint=hint)
+                ways.append((name, spec))
+    return ways
+
+
+def _measured(
+    deployment: Deployment, made: dict[str, tuple[Path, dict[str, Any]]], options: BenchOptions
+) -> tuple[list[dict[str, Any]], list[tuple[str, SessionSpec]]]:
+    """Latencies of all ways of a runtime in turns, against the faster of ours."""
+    images = EvaluationData(data="shipped", preprocessing=deployment.info.preprocessing, indices=np.arange(16))
+    ways, rows = _ways(deployment, made, options.threads), []
+    for runtime in ("onnxruntime-cpu", "openvino"):
+        here = [(name, spec) for name, spec in ways if spec.runtime == runtime]
+        candidates = [Candidate(spec=spec, size_bytes=spec.path.stat().st_size) for _, spec in here]
+        found = rows_from_candidates(candidates, options, lambda spec: RemoteRunner(spec, images), None, voice=Voice())
+        labels = [(name, spec.hint) for name, spec in here for _ in options.batches]
         best = {
             batch: min(
-                (row for row, name in zip(found, names, strict=True) if name == "ours" and row["batch"] == batch),
+                (row for row, (name, _) in zip(found, labels, strict=True) if (name, row["batch"]) == ("ours", batch)),
                 key=lambda row: float(row["latency_ms"]["median"]),
             )["samples_ms"]
             for batch in options.batches
         }
-        for name, row in zip(names, found, strict=True):
+        for (name, hint), row in zip(labels, found, strict=True):
             ratio = ratio_from_samples(np.asarray(row["samples_ms"]), np.asarray(best[row["batch"]]), options.rounds)
-            kept = ("runtime", "precision", "batch", "hint", "latency_ms", "top1", "agreement", "sqnr_db", "flips")
-            rows.append(
-                {
-                    "way": name,
-                    **{key: row[key] for key in kept},
-                    "size_bytes": row["size_bytes"],
-                    "samples_ms": row["samples_ms"],
-                    "ours_faster": ratio.to_json(),
-                }
-            )
-    return rows
+            kept = ("runtime", "precision", "batch", "latency_ms", "size_bytes", "samples_ms")
+            rows.append({"way": name, "hint": hint, **{key: row[key] for key in kept}, "ours_faster": ratio.to_json()})
+    return rows, ways
+
+
+def _add_accuracy(
+    deployment: Deployment, ways: list[tuple[str, SessionSpec]], rows: list[dict[str, Any]], data: str
+) -> None:
+    """One pass of the test set through all sessions, against FP32 of ONNX Runtime."""
+    source = evaluation_source(data)
+    logits: list[list[Any]] = [[] for _ in ways]
+    with ExitStack() as stack, Voice().track("accuracy", len(source)) as track:
+        sessions = [stack.enter_context(open_session(spec)) for _, spec in ways]
+        for batch in batches(source, 16, deployment.info.preprocessing):
+            for found, session in zip(logits, sessions, strict=True):
+                found.append(session.run(batch.images))
+            track.advance(len(batch.indices))
+    joined = [np.concatenate(found) for found in logits]
+    for (name, spec), found in zip(ways, joined, strict=True):
+        accuracy = accuracy_from_logits(found, joined[0], source.labels)
+        facts = {**accuracy.to_json(), "drop": (accuracy.lost - accuracy.won) / len(source), "images": len(source)}
+        for row in rows:
+            if (row["way"], row["runtime"], row["hint"]) == (name, spec.runtime, spec.hint):
+                row |= facts
 
 
 def _calibration_costs(graph: Path) -> list[dict[str, Any]]:
@@ -238,12 +260,14 @@ def _calibrate_once(worker: str, path: str, count: int) -> dict[str, Any]:
     everything = [shipped_images(split) for split in (Split.CALIBRATION, Split.EVALUATION)]
     pixels = np.concatenate([source.images for source in everything])[:count]
     source = ArraySource(pixels, np.zeros(len(pixels), np.int64), ("any",), "any")
+    # Neither side pays for loading libraries.
+    import onnx_ir  # noqa: F401
+    from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
+
     started = time.perf_counter()
     if worker == "ours":
         table_from_images(read_graph(graph), source, preprocessing, sha256_of(graph))
     else:
-        from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
-
         images = load_batch(source, np.arange(count), preprocessing).images
         started = time.perf_counter()
         calibrator = create_calibrator(

@@ -199,4 +199,6 @@ def _quiet_options() -> object:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # The last batch is counted while this one runs: threads that spin would be in its way.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
