@@ -3,7 +3,7 @@
 Every row is the shipped model as a target gets it, beside the others. ONNX Runtime and OpenVINO run their graphs;
 TensorRT's are computed by ONNX Runtime in FP32 with the quantization in between.
 
-usage: python -m benchmarks.int8_accuracy [--data fashion-mnist] [--only rounding,methods,images]
+usage: python -m benchmarks.int8_accuracy [--data fashion-mnist] [--only rounding,methods,images,low-bits]
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from alexnet_deploy.pipeline.rounding import ROUNDING_IMAGES, moments_of
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.workspace import Workspace
 from alexnet_deploy.precision.calibrate import table_from_images
-from alexnet_deploy.precision.qdq import SCHEMES, int8_with_scheme
+from alexnet_deploy.precision.int4 import int4_from_fp32, linear_layers
+from alexnet_deploy.precision.qdq import SCHEMES, float8_from_fp32, int8_with_scheme
 from alexnet_deploy.precision.rounding import MeasuredRounding
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.precision.thresholds import Method
@@ -42,7 +43,7 @@ from alexnet_deploy.precision.weights import Rounding, nearest
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import SessionSpec
-from alexnet_deploy.specs import PLAIN_ROUNDING, Precision, RoundingOptions, Target, WeightRounding
+from alexnet_deploy.specs import PLAIN_ROUNDING, Lowering, Precision, RoundingOptions, Target, WeightRounding
 from benchmarks.equalize_tried import equalized
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ ROUNDINGS = {
 IMAGES = (250, 500, 2500)
 # Evaluation images of each part; the whole test set where a bar is set. What only TensorRT runs is computed in FP32,
 # which takes longer than all the rest.
-PARTS = {"rounding": 2500, "methods": 2500, "images": 10_000}
+PARTS = {"rounding": 2500, "methods": 2500, "images": 10_000, "low-bits": 2500}
 _RUN_HERE = (Target.ONNXRUNTIME_CPU, Target.OPENVINO)
 
 
@@ -103,6 +104,8 @@ class Maker:
             for method in Method:
                 for target in TARGETS:
                     yield {"way": method.value}, target, self._int8(table.by_method(method), target, nearest)
+        elif part == "low-bits":
+            yield from self._low_bits(table)
         elif part == "images":
             for count in IMAGES:
                 path = self.deployment.workspace.folder / f"{count}.json"
@@ -111,6 +114,22 @@ class Maker:
                 for target in _RUN_HERE:
                     rounding = self.rounding(RoundingOptions(), path)
                     yield {"way": f"{count // 50} batches of 50"}, target, self._int8(table, target, rounding)
+
+    def _low_bits(self, table: CalibrationTable) -> Iterator[tuple[dict[str, Any], Target, ir.Model]]:
+        moments = moments_of(self.model, self.deployment.info, table, self.path, full=True, voice=Voice())
+        # Where inputs do not go together, GPTQ rounds to the nearest.
+        apart = {
+            name: replace(found, second=np.eye(found.second.shape[1], dtype=np.float32)[None])
+            for name, found in moments.items()
+            if name in linear_layers(self.model)
+        }
+        quantized = {
+            "FP8": float8_from_fp32(self.model, table),
+            "INT4 weights in fc6 to fc8, to the nearest": int4_from_fp32(self.model, apart),
+            "INT4 weights in fc6 to fc8, GPTQ": int4_from_fp32(self.model, moments),
+        }
+        for name, model in quantized.items():
+            yield {"way": name}, Target.TENSORRT_RTX, export.lowered(model, Lowering.BANDED)
 
     def _equalized(self, table: CalibrationTable) -> Iterator[tuple[dict[str, Any], Target, ir.Model]]:
         source = table_images(table, self.path, len(table.images))

@@ -233,8 +233,8 @@ def _add_accuracy(
                 found.append(session.run(batch.images))
             track.advance(len(batch.indices))
     joined = [np.concatenate(found) for found in logits]
-    for (name, spec), found in zip(ways, joined, strict=True):
-        accuracy = accuracy_from_logits(found, joined[0], source.labels)
+    for (name, spec), scores in zip(ways, joined, strict=True):
+        accuracy = accuracy_from_logits(scores, joined[0], source.labels)
         facts = {**accuracy.to_json(), "drop": (accuracy.lost - accuracy.won) / len(source), "images": len(source)}
         for row in rows:
             if (row["way"], row["runtime"], row["hint"]) == (name, spec.runtime, spec.hint):

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from alexnet_deploy import graph as graph_module
 from alexnet_deploy.errors import GraphError, InputError
 from alexnet_deploy.graph import (
+    add_initializer,
     constant_of,
     copy_of,
     graph_bytes,
@@ -21,6 +22,7 @@ from alexnet_deploy.graph import (
     input_shape,
     layer_costs,
     read_graph,
+    require_opset,
     set_info,
     weighted_nodes,
     write_graph,
@@ -219,3 +221,28 @@ def test_inference_fills_in_shapes_and_leaves_the_original_alone() -> None:
     assert conv1.outputs[0].shape is not None
     assert list(conv1.outputs[0].shape)[1:] == [16, 24, 24]
     assert model.graph[0].outputs[0].shape is None
+
+
+def test_a_constant_of_a_taken_name_gets_another_unless_it_is_the_same() -> None:
+    model = two_layers()
+    first = add_initializer(model, "scale", np.asarray([1.0, 2.0], np.float32))
+    assert add_initializer(model, "scale", np.asarray([1.0, 2.0], np.float32)) is first
+    others = [
+        add_initializer(model, "scale", np.asarray([1.0, 3.0], np.float32)),
+        add_initializer(model, "scale", np.asarray([1.0, 2.0], np.float64)),
+        add_initializer(model, "scale", np.asarray([[1.0, 2.0]], np.float32)),
+    ]
+    assert [value.name for value in [first, *others]] == ["scale", "scale.2", "scale.3", "scale.4"]
+    assert add_initializer(model, "scale", np.asarray([1.0, 3.0], np.float32)) is others[0]
+    for value in [first, *others]:
+        assert model.graph.initializers[str(value.name)] is value
+
+
+@pytest.mark.parametrize(("opset", "version"), [(18, 8), (19, 9), (20, 9), (21, 10)])
+def test_an_operator_set_comes_with_the_format_that_holds_it(opset: int, version: int) -> None:
+    model = two_layers()
+    model.ir_version, model.graph.opset_imports[""] = 8, 18
+    require_opset(model, opset)
+    assert (model.opset_imports[""], model.ir_version) == (opset, version)
+    require_opset(model, 18)
+    assert (model.opset_imports[""], model.ir_version) == (opset, version)

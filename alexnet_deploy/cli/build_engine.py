@@ -44,9 +44,8 @@ _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, P
 )
 @click.option(
     "--sm",
-    default="+".join(f"sm{sm}" for sm in DEFAULT_SMS),
-    show_default=True,
-    help="GPU architectures, as sm86,sm89, or all that hold the precision (TensorRT-RTX).",
+    help="GPU architectures, as sm86,sm89, or all that hold the precision (TensorRT-RTX).  "
+    f"[default: {', '.join(f'sm{sm}' for sm in DEFAULT_SMS)}, as far as they hold it]",
 )
 @click.option(
     "--lrn",
@@ -72,7 +71,7 @@ _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, P
 @quiet_option
 def command(
     model: str, variant: str | None, fp32: bool, fp16: bool, bf16: bool, int8: bool, fp8: bool, int4: bool,
-    backend: str, sm: str, lrn: str,
+    backend: str, sm: str | None, lrn: str,
     min_batch: int, opt_batch: int, max_batch: int, calibration: Path | None, allow_float: bool,
     max_drop: float | None, rounding: RoundingOptions | None,
     output: Path | None, as_json: bool, workdir: Path, voice: Voice,

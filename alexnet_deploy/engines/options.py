@@ -54,13 +54,15 @@ class EngineOptions:
         return asdict(self)
 
 
-def sms_from_text(text: str, precision: Precision) -> tuple[int, ...]:
-    """Parses `sm86,sm89` or `all` (all that hold the precision).
+def sms_from_text(text: str | None, precision: Precision) -> tuple[int, ...]:
+    """Parses `sm86,sm89` or `all` (all that hold the precision); None is those of the defaults that hold it.
 
     Raises:
         InputError: An SM is unknown, or cannot hold the precision.
     """
     able = tuple(sm for sm in RTX_SMS if precision not in _LACKS.get(sm, set()))
+    if text is None:
+        return tuple(sm for sm in DEFAULT_SMS if sm in able)
     if text == "all":
         return able
     found = []

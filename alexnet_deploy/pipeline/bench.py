@@ -12,16 +12,18 @@ from alexnet_deploy.artifacts import sha256_of
 from alexnet_deploy.bench.bench import BENCH_SCHEMA, BenchOptions, Candidate, artifact_size, rows_from_candidates
 from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner, evaluation_source
 from alexnet_deploy.data.batches import Skipped, undamaged
+from alexnet_deploy.data.shipped import Split, shipped_hashes
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.engines.options import EngineOptions
-from alexnet_deploy.errors import InputError, MissingDependencyError, PrecisionProofError
+from alexnet_deploy.errors import DataError, InputError, MissingDependencyError, PrecisionProofError
 from alexnet_deploy.machine import count_gpus, cpu_flags, environment
 from alexnet_deploy.optional import is_installed
 from alexnet_deploy.pipeline.stages import Deployment
+from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.runtimes.engine import NOT_RUN
 from alexnet_deploy.runtimes.open import RUNTIMES
 from alexnet_deploy.runtimes.session import SessionSpec
-from alexnet_deploy.specs import Lowering, Precision, Target
+from alexnet_deploy.specs import QUANTIZED, Lowering, Precision, Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,6 +79,8 @@ def bench_document(
         if not runtimes or runtime in runtimes
         for candidate in _candidates(deployment, runtime, options)
     ]
+    if any(candidate.spec.precision in QUANTIZED and candidate.reason is None for candidate in candidates):
+        _require_fresh(deployment, source, kept)
     rows = rows_from_candidates(candidates, options, lambda spec: RemoteRunner(spec, evaluation), labels, voice=voice)
     for row in rows:
         if row["status"] == "failed":
@@ -109,6 +113,25 @@ def _labels(deployment: Deployment, source: ImageSource, labels: NDArray[np.int6
         "agreement with the reference is measured (--data names other images)"
     )
     return None
+
+
+def _require_fresh(deployment: Deployment, source: ImageSource, kept: NDArray[np.int64]) -> None:
+    """Accuracy on images that INT8 was calibrated or guarded on says little.
+
+    Raises:
+        DataError: Some of the evaluation images are among those.
+    """
+    table = deployment.present_table()
+    used = set(CalibrationTable.read(table).images) if table is not None else set()
+    used |= shipped_hashes(Split.GUARD)
+    shared = used & {source.content_hash(int(index)) for index in kept}
+    if shared:
+        raise DataError(
+            f"evaluation images of {source.name} were used for calibration or by the guard",
+            got=f"{len(shared)} of {len(kept)} shared",
+            expected="sets that share no image (by content hash)",
+            remedy="name other images with --data, or calibrate on others with `alexnet-deploy calibrate --data`",
+        )
 
 
 def _candidates(deployment: Deployment, runtime: str, options: BenchOptions) -> Iterator[Candidate]:

@@ -197,7 +197,7 @@ class Deployment:
         parents = [artifact.path]
         if precision in QUANTIZED:
             parents.append(self._table(calibration, artifact))
-        elif precision is not Precision.FP32 and (present := self._present_table(artifact)) is not None:
+        elif precision is not Precision.FP32 and (present := self.present_table()) is not None:
             parents.append(present)
         if precision is Precision.FP32:
             name = f"{self.stem}.lrn-{choice.lowering.value}.onnx"
@@ -298,17 +298,18 @@ class Deployment:
         path = self.workspace.folder / f"{self.stem}.lrn-measured.{target.value}.json"
         return measured_choice(self.workspace, path, model, artifact.path, info.preprocessing, target)
 
-    def _present_table(self, artifact: Artifact) -> Path | None:
-        """Whatever images it was made from: calibrating is a stage of its own, and this is its result."""
+    def present_table(self) -> Path | None:
+        """The calibration table in the work directory, where it is one of this model's, whatever images it was made
+        from: calibrating is a stage of its own, and this is its result."""
         present = self.workspace.folder / _named(self.stem, "calibration.json")
         passport = matching_passport(present)
-        if passport is not None and [digest for _, digest in passport.parents] == [sha256_of(artifact.path)]:
+        if passport is not None and [digest for _, digest in passport.parents] == [sha256_of(self._graph[0].path)]:
             return present
         return None
 
     def _table(self, named: Path | None, artifact: Artifact) -> Path:
         if named is None:
-            return self._present_table(artifact) or self.calibration().path
+            return self.present_table() or self.calibration().path
         from alexnet_deploy.precision.table import CalibrationTable
 
         table, digest = CalibrationTable.read(named), sha256_of(artifact.path)

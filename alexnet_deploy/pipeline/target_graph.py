@@ -135,6 +135,8 @@ def _int8(model: ir.Model, info: ModelInfo, request: GraphRequest, facts: dict[s
             f"{found.accuracy.p_value:.2f}), at most {100 * found.max_drop:.2f} allowed; in float: "
             f"{', '.join(keep_float) or 'none'}"
         )
+    if request.options.place:
+        voice.say(f"  placement by timing: {request.placement.label}")
     facts |= {
         "calibration_method": table.method.value,
         "rounding": asdict(request.options.rounding),

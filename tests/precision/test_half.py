@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -11,9 +13,10 @@ from onnx import helper
 
 from alexnet_deploy.errors import GraphError
 from alexnet_deploy.export import run_onnx
-from alexnet_deploy.graph import graph_bytes, inferred_copy, info_of, layer_costs
+from alexnet_deploy.graph import graph_bytes, inferred_copy, info_of, layer_costs, weighted_nodes
 from alexnet_deploy.lrn.oracle import lrn_reference
-from alexnet_deploy.precision.half import half_from_fp32
+from alexnet_deploy.precision.half import half_from_fp32, half_layers, half_report
+from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.specs import LrnSpec, Precision
 from tests.conftest import small_info
 from tests.graphs import (
@@ -24,6 +27,7 @@ from tests.graphs import (
     relative_error,
     shipped_batch,
     small_graph,
+    small_table,
 )
 
 TYPES = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
@@ -188,3 +192,56 @@ def test_the_largest_value_of_fp16_fits_and_bf16_takes_more() -> None:
 def test_other_precisions_are_refused(precision: Precision) -> None:
     with pytest.raises(GraphError, match="16 bits"):
         half_from_fp32(small_graph(), precision)
+
+
+# What 16 bits do to the numbers.
+
+
+def test_weights_that_underflow_are_counted_by_layer() -> None:
+    model = small_graph()
+    layers = {layer.name: layer for layer in weighted_nodes(model)}
+    value = layers["conv3"].weight_value
+    array = layers["conv3"].weight.copy()
+    array.reshape(-1)[:5] = [1e-8, -1e-8, 2.9e-8, 6e-8, 0.0]
+    assert value.const_value is not None
+    value.const_value = ir.tensor(array, name=value.name)
+    before = half_report(small_graph(), Precision.FP16, None)
+    found = half_report(model, Precision.FP16, None)
+    # 2.9e-8 is below half of FP16's smallest number, 5.96e-8.
+    assert found["underflow_by_layer"].get("conv3", 0) - before["underflow_by_layer"].get("conv3", 0) == 3
+    assert found["underflow"] - before["underflow"] == 3
+    assert found["weights"] == sum(layer.weight.size for layer in layers.values())
+    assert found["largest_activation"] is None and found["share_of_range"] is None
+    assert half_report(model, Precision.BF16, None)["underflow"] == 0
+
+
+def stretched(factor: float) -> CalibrationTable:
+    table = small_table()
+    entry = table.tensors["relu6"]
+    histogram = replace(entry.histogram, maximum=entry.histogram.maximum * factor)
+    return replace(table, tensors={**table.tensors, "relu6": replace(entry, histogram=histogram)})
+
+
+def test_an_activation_that_fp16_does_not_hold_is_refused_and_bf16_holds_it() -> None:
+    found = half_report(small_graph(), Precision.FP16, small_table())
+    largest = max(max(-e.histogram.minimum, e.histogram.maximum) for e in small_table().tensors.values())
+    assert found["largest_activation"]["magnitude"] == largest
+    assert found["share_of_range"] == pytest.approx(largest / 65504)
+    huge = stretched(1e8)
+    with pytest.raises(GraphError, match="relu6 does not fit FP16") as caught:
+        half_report(small_graph(), Precision.FP16, huge)
+    assert "--bf16" in str(caught.value.remedy)
+    assert half_report(small_graph(), Precision.BF16, huge)["largest_activation"]["name"] == "relu6"
+
+
+@pytest.mark.parametrize("names", [["conv2"], ["conv1", "fc8"], [*CONVOLUTIONS, *LINEARS]], ids=["one", "ends", "all"])
+def test_layers_may_be_fp16_in_a_graph_of_fp32(names: list[str]) -> None:
+    model, images = small_graph(), shipped_batch(2)
+    expected = evaluate(small_graph(), images)
+    half_layers(model, names)
+    types = {layer.name: layer.weight.dtype for layer in weighted_nodes(model)}
+    assert {name for name, dtype in types.items() if dtype == np.float16} == set(names)
+    assert [value.name for value in model.graph.outputs] == [value.name for value in small_graph().graph.outputs]
+    data = graph_bytes(model)
+    onnx.checker.check_model(onnx.shape_inference.infer_shapes(onnx.load_from_string(data), strict_mode=True))
+    assert 0 < relative_error(evaluate(model, images), expected) < 0.01
