@@ -60,8 +60,14 @@ def read_graph(path: Path) -> ir.Model:
             f"{path} is too large", got=f"{path.stat().st_size} bytes", expected=f"{MAX_ONNX_BYTES} at most"
         )
     try:
-        proto = onnx.load(str(path), load_external_data=True)
-        onnx.checker.check_model(proto, full_check=False)
+        data = path.read_bytes()
+        proto = onnx.load_from_string(data)
+        # The checker reads bytes as they are; a model it would have to serialize first.
+        checked: bytes | onnx.ModelProto = data
+        if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in proto.graph.initializer):
+            onnx.load_external_data_for_model(proto, str(path.parent))
+            checked = proto
+        onnx.checker.check_model(checked, full_check=False)
         if not proto.graph.node or not proto.graph.output:
             raise ValueError("it has no nodes or no outputs")
     except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as exc:
@@ -80,12 +86,11 @@ def graph_bytes(model: ir.Model) -> bytes:
     import onnx
     import onnx_ir as ir
 
-    proto = ir.to_proto(model)
+    data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
     try:
-        onnx.checker.check_model(proto, full_check=False)
+        onnx.checker.check_model(data, full_check=False)
     except onnx.checker.ValidationError as exc:
         raise GraphError("the graph that was made is not valid ONNX", got=str(exc).split("\n")[0]) from exc
-    data: bytes = proto.SerializeToString(deterministic=True)
     return data
 
 

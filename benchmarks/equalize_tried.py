@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_deploy.graph import WeightedNode, add_initializer, constant_of, copy_of, weighted_nodes
-from alexnet_deploy.precision.calibrate import observing_session
+from alexnet_deploy.precision.calibrate import ObservingSession
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -33,8 +33,7 @@ def equalized(model: ir.Model, images: NDArray[np.float32]) -> ir.Model:
     copy = copy_of(model)
     layers = list(weighted_nodes(copy))
     names = [str(layer.activation.name) for layer in layers]
-    session = observing_session(model, names)
-    values = dict(zip(names, session.run(names, {session.get_inputs()[0].name: images}), strict=True))
+    values = dict(zip(names, ObservingSession(model, names).run(images), strict=True))
     weights = {layer.name: layer.weight.copy() for layer in layers}
     biases = {layer.name: constant_of(layer.bias_value) for layer in layers}
     for reader in layers:

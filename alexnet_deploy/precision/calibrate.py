@@ -21,6 +21,7 @@ from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.specs import Lowering, Preprocessing
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
     import onnxruntime
     from numpy.typing import NDArray
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # Memory for the extra outputs grows with it: 16 images keep the whole run near 1 GB for AlexNet.
 CALIBRATION_BATCH = 16
 DEFAULT_METHOD = Method.MAX
+_LARGE_WEIGHT = 1 << 16
 
 
 def calibrated_values(model: ir.Model) -> list[str]:
@@ -120,8 +122,7 @@ def _collected(
     voice: Voice,
 ) -> dict[str, Histogram]:
     wanted = calibrated_values(model)
-    session = observing_session(model, wanted)
-    image_name = session.get_inputs()[0].name
+    session = ObservingSession(model, wanted)
     state = progress.restore(wanted)
     done = state[0]
     counting: Future[State] | None = None
@@ -139,7 +140,7 @@ def _collected(
             count = len(batch.indices)
             # A kernel may round by the batch's size: every batch has the same, and the filling is thrown away.
             images = np.concatenate([batch.images, *[batch.images[-1:]] * (CALIBRATION_BATCH - count)])
-            arrays = session.run(wanted, {image_name: images})
+            arrays = session.run(images)
             # Counted while the next batch runs. One assignment: an interrupt finds whole batches.
             state = counting.result() if counting else state
             counting = pool.submit(_with_batch, state, wanted, [array[:count] for array in arrays])
@@ -148,14 +149,52 @@ def _collected(
     return state[1]
 
 
-def observing_session(model: ir.Model, names: list[str]) -> onnxruntime.InferenceSession:
-    """The FP32 graph in the form that runs fastest here, with the named values as further outputs."""
-    import onnx_ir as ir
-    import onnxruntime
+class ObservingSession:
+    """The FP32 graph in the form that runs fastest here, which gives the named values.
 
-    # Straight from the model: checking what never leaves this process takes half a second for AlexNet's weights.
-    data = ir.to_proto(_with_outputs(model, names)).SerializeToString()
-    return onnxruntime.InferenceSession(data, _quiet_options(), providers=["CPUExecutionProvider"])
+    Weights are handed over as arrays: writing AlexNet's into a model and reading them out of it again takes half a
+    second. ONNX Runtime does not copy them, so that they live as long as the session.
+
+    Args:
+        model: The FP32 graph.
+        names: Of values, the input's among them perhaps.
+    """
+
+    def __init__(self, model: ir.Model, names: list[str]) -> None:
+        import onnx_ir as ir
+        import onnxruntime
+
+        self._names = names
+        proto = ir.to_proto(_with_outputs(model, names))
+        options = _quiet_options()
+        self._weights = _without_weights(proto)
+        self._values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self._weights.values()]
+        options.add_external_initializers(list(self._weights), self._values)
+        self._session = onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The values, in the order of their names."""
+        found: list[NDArray[np.float32]] = self._session.run(self._names, {self._input: images})
+        return found
+
+
+def _without_weights(proto: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+    """Takes the large weights out of a model, which says from then on that they are somewhere else."""
+    import onnx
+
+    weights = {}
+    for tensor in proto.graph.initializer:
+        if len(tensor.raw_data) < _LARGE_WEIGHT:
+            continue
+        weights[tensor.name] = onnx.numpy_helper.to_array(tensor)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", "memory"), ("offset", "0"), ("length", str(weights[tensor.name].nbytes))):
+            tensor.external_data.add(key=key, value=value)
+    return weights
 
 
 def _with_batch(state: State, names: list[str], arrays: list[NDArray[np.float32]]) -> State:
@@ -194,7 +233,7 @@ def _with_outputs(model: ir.Model, names: list[str]) -> ir.Model:
     return copy
 
 
-def _quiet_options() -> object:
+def _quiet_options() -> onnxruntime.SessionOptions:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -58,15 +58,14 @@ def moments_from_images(
     """
     import torch
 
-    from alexnet_deploy.precision.calibrate import observing_session
+    from alexnet_deploy.precision.calibrate import ObservingSession
 
     names = list(dict.fromkeys(str(layer.activation.name) for layer in layers))
-    session = observing_session(model, names)
-    image_name = session.get_inputs()[0].name
+    session = ObservingSession(model, names)
     sums = {layer.name: _Sums() for layer in layers}
     with voice.track("moments", len(source)) as track:
         for batch in batches(source, _BATCH, preprocessing):
-            arrays = dict(zip(names, session.run(names, {image_name: batch.images}), strict=True))
+            arrays = dict(zip(names, session.run(batch.images), strict=True))
             for layer in layers:
                 seen = columns(layer, torch.from_numpy(arrays[str(layer.activation.name)]))
                 sums[layer.name].add(_fewer(seen, len(batch.indices) * _PLACES), full=full)

@@ -91,12 +91,14 @@ def _entropy(counts: NDArray[np.int64]) -> int:
     kept = np.concatenate([[0.0], np.cumsum(values)])
     filled = np.concatenate([[0], np.cumsum(values > 0)])
     best, least = last, np.inf
+    numbers = np.arange(_LEVELS + 1)
     for bins in range(_LEVELS, last + 1):
-        edges = np.arange(_LEVELS + 1) * bins // _LEVELS
-        mass, places = np.diff(kept[edges]), np.diff(filled[edges])
+        edges = numbers * bins // _LEVELS
+        low, high = edges[:-1], edges[1:]
+        mass, places = kept[high] - kept[low], filled[high] - filled[low]
         level = np.divide(mass, places, out=np.zeros(_LEVELS), where=places > 0)
         p = values[:bins].copy()
-        q = np.where(p > 0, np.repeat(level, np.diff(edges)), 0.0)
+        q = np.where(p > 0, np.repeat(level, high - low), 0.0)
         p[-1] += total - kept[bins]
         if q[-1] == 0 and p[-1] > 0:
             # Outliers in a bin that Q cannot have: infinitely far apart.

@@ -70,12 +70,10 @@ def test_moments_are_those_of_the_columns() -> None:
 
 def evaluate_value(model: ir.Model, name: str) -> NDArray[np.float32]:
     from alexnet_deploy.data.batches import load_batch
-    from alexnet_deploy.precision.calibrate import observing_session
+    from alexnet_deploy.precision.calibrate import ObservingSession
 
-    session = observing_session(model, [name])
     images = load_batch(shipped_images(Split.CALIBRATION), np.arange(24), small_preprocessing()).images
-    found: NDArray[np.float32] = session.run([name], {session.get_inputs()[0].name: images})[0]
-    return found
+    return ObservingSession(model, [name]).run(images)[0]
 
 
 # GPTQ.
