@@ -196,6 +196,21 @@ def weighted_nodes(model: ir.Model) -> Iterator[WeightedNode]:
         )
 
 
+def unquantized_nodes(model: ir.Model) -> list[tuple[str, str, str]]:
+    """Name, operator and reason of the nodes that multiply by weights and that `weighted_nodes` leaves out."""
+    quantized = {id(layer.node) for layer in weighted_nodes(model)}
+    found = []
+    for node in model.graph:
+        if id(node) in quantized:
+            continue
+        name = node.name or str(node.outputs[0].name)
+        if node.op_type in _WEIGHTED:
+            found.append((name, node.op_type, "its weights are not constant"))
+        elif node.op_type in _OTHERS_WITH_WEIGHTS:
+            found.append((name, node.op_type, "no integer form of this operator is written"))
+    return found
+
+
 def _int_attribute(node: ir.Node, name: str, default: int = 0) -> int:
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.as_int()
@@ -257,6 +272,9 @@ def _stored(value: ir.Value | None) -> NDArray[Any] | None:
 
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
+_OTHERS_WITH_WEIGHTS = frozenset(
+    {"ConvTranspose", "DeformConv", "Einsum", "LSTM", "GRU", "RNN", "Attention", "Loop", "If"}
+)
 _PRECISIONS_OF_WEIGHTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "float64": "fp64"}
 _OPS = {"Conv": "conv", "Gemm": "linear", "MatMul": "linear", "LRN": "lrn", "MaxPool": "pool", "AveragePool": "pool"}
 _PRECISIONS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8", "UINT8": "int8"}

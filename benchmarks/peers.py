@@ -54,16 +54,23 @@ HERE = Path(__file__).parent
 @click.option("--json", "target", default=str(RESULT), help="Where the document goes; - is standard output.")
 @click.option("--runs", default=48, show_default=True)
 @click.option("--rounds", default=12, show_default=True)
+@click.option("--calibration-only", is_flag=True, help="Measure calibration anew in a document that is there.")
 @click.option("--worker", hidden=True)
 @click.option("--graph", hidden=True)
 @click.option("--count", default=512, hidden=True)
 def main(
     nncf_python: str | None, modelopt_python: str | None, data: str, target: str, runs: int, rounds: int,
-    worker: str | None, graph: str | None, count: int,
+    calibration_only: bool, worker: str | None, graph: str | None, count: int,
 ) -> None:  # fmt: skip
     """Quantizes with every tool, measures all results in turns, and writes the document."""
     if worker is not None:
         click.echo(json.dumps(_calibrate_once(worker, str(graph), count)))
+        return
+    if calibration_only:
+        with tempfile.TemporaryDirectory() as name:
+            document = json.loads(Path(target).read_text())
+            document["calibration"] = _calibration_costs(Deployment(Workspace(folder=Path(name))).fp32_graph().path)
+            write_json(Path(target), document)
         return
     options = BenchOptions(runs=runs, rounds=rounds, threads=usable_cpus())
     with tempfile.TemporaryDirectory() as name:

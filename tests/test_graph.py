@@ -24,6 +24,7 @@ from alexnet_deploy.graph import (
     read_graph,
     require_opset,
     set_info,
+    unquantized_nodes,
     weighted_nodes,
     write_graph,
 )
@@ -246,3 +247,19 @@ def test_an_operator_set_comes_with_the_format_that_holds_it(opset: int, version
     assert (model.opset_imports[""], model.ir_version) == (opset, version)
     require_opset(model, 18)
     assert (model.opset_imports[""], model.ir_version) == (opset, version)
+
+
+def test_nodes_that_stay_in_float_are_named_with_the_reason() -> None:
+    assert unquantized_nodes(small_graph()) == []
+    random = np.random.default_rng(0)
+    model = model_of(
+        [
+            helper.make_node("ConvTranspose", ["x", "w"], ["up"], name="upsample"),
+            helper.make_node("MatMul", ["up", "up"], ["y"]),
+        ],
+        ("N", 3, 4, 4),
+        {"w": random.standard_normal((3, 3, 1, 1)).astype(np.float32)},
+    )
+    found = unquantized_nodes(model)
+    assert [(name, operator) for name, operator, _ in found] == [("upsample", "ConvTranspose"), ("y", "MatMul")]
+    assert "not constant" in found[1][2] and "no integer form" in found[0][2]

@@ -20,14 +20,16 @@ from alexnet_deploy.engines.build import engine_from_onnx
 from alexnet_deploy.engines.options import EngineOptions
 from alexnet_deploy.engines.plan import read_plan, require_plugins, require_precision
 from alexnet_deploy.export import lowered, run_onnx
-from alexnet_deploy.graph import graph_bytes, read_graph, weighted_nodes
+from alexnet_deploy.graph import graph_bytes, read_graph, unquantized_nodes, weighted_nodes, write_graph
 from alexnet_deploy.lrn.lowering import lrn_nodes
 from alexnet_deploy.lrn.node import plugin_nodes
 from alexnet_deploy.normalise import normalise
+from alexnet_deploy.pipeline.lrn_choice import lrn_choice
 from alexnet_deploy.precision.calibrate import table_from_images
 from alexnet_deploy.precision.half import half_from_fp32
 from alexnet_deploy.precision.qdq import int8_from_fp32
 from alexnet_deploy.precision.table import CalibrationTable
+from alexnet_deploy.runtimes.proof import layer_precisions
 from alexnet_deploy.specs import Lowering, Precision, Preprocessing, Target
 from tests.graphs import operators, relative_error
 
@@ -96,3 +98,17 @@ def test_an_engine_of_each_precision_is_built_and_proved(name: str, lowering: Lo
         assert len(plan.plugins) == len(plugin_nodes(ready))
         if options.plugin:
             require_plugins(plan, 2)
+
+
+@pytest.mark.parametrize("target", [Target.ONNXRUNTIME_CPU, Target.OPENVINO], ids=str)
+@pytest.mark.parametrize("name", MODELS)
+def test_cpu_targets_run_every_layer_in_integers(name: str, target: Target, tmp_path: Path) -> None:
+    if target is Target.OPENVINO:
+        pytest.importorskip("openvino")
+    model = normal(name)
+    choice = lrn_choice(target, Precision.INT8, [])
+    ready = lowered(int8_from_fp32(model, table(name), target), choice.lowering, channels_last=choice.channels_last)
+    write_graph(ready, tmp_path / "int8.onnx")
+    layers = [layer.name for layer in weighted_nodes(model)]
+    assert layer_precisions(tmp_path / "int8.onnx", target, layers) == dict.fromkeys(layers, "int8")
+    assert unquantized_nodes(model) == []

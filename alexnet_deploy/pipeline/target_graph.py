@@ -137,6 +137,8 @@ def _int8(model: ir.Model, info: ModelInfo, request: GraphRequest, facts: dict[s
         )
     if request.options.place:
         voice.say(f"  placement by timing: {request.placement.label}")
+    for name, operator, reason in graph.unquantized_nodes(model):
+        voice.warn(f"{name} ({operator}) stays in float: {reason}")
     facts |= {
         "calibration_method": table.method.value,
         "rounding": asdict(request.options.rounding),
