@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from alexnet_deploy.data.catalog import FASHION_MNIST_CLASSES
 from alexnet_deploy.data.sources import ArraySource
@@ -15,6 +16,10 @@ from alexnet_deploy.network import AlexNet, initialize
 from alexnet_deploy.specs import Preprocessing, Resize
 from alexnet_deploy.variants import NetworkSpec
 from alexnet_deploy.weights import ModelInfo, save_checkpoint
+
+# A busy machine is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # The smallest input at which every variant still has a pixel after its last pool, and a fast one.
 SMALL_SIDE = 99
