@@ -19,7 +19,7 @@ from alexnet_deploy.cli.options import (
     workdir_option,
 )
 from alexnet_deploy.progress import Voice
-from alexnet_deploy.specs import GraphOptions, Lowering, Precision, RoundingOptions, Target
+from alexnet_deploy.specs import QUANTIZED, GraphOptions, Lowering, Precision, RoundingOptions, Target
 
 
 @click.command("export")
@@ -32,10 +32,11 @@ from alexnet_deploy.specs import GraphOptions, Lowering, Precision, RoundingOpti
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    type=click.Choice([precision.value for precision in Precision]),
     default="fp32",
     show_default=True,
-    help="With --target. int8 reads the calibration table, and proves its layers where the target runs here.",
+    help="With --target. int8 reads the calibration table, and proves its layers where the target runs here; fp8 and "
+    "int4 (weights of the fully connected layers) are for TensorRT.",
 )
 @click.option(
     "--lrn",
@@ -48,7 +49,7 @@ from alexnet_deploy.specs import GraphOptions, Lowering, Precision, RoundingOpti
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A table for --precision int8.  [default: made from the shipped images]",
+    help="A table for int8, fp8 and int4.  [default: made from the shipped images]",
 )
 @click.option("--allow-float", is_flag=True, help="Keep an int8 graph of which the target computes a layer in float.")
 @click.option(
@@ -84,12 +85,12 @@ def command(
         raise click.UsageError("--contain-nan goes with --lrn banded; the others contain a NaN anyway.")
     if target is None and (lrn == "auto" or precision != "fp32"):
         raise click.UsageError("--lrn auto and --precision go with --target: graphs differ by where they run.")
-    if precision != "int8" and (
-        allow_float or any(said is not None for said in (calibration, max_drop, rounding, placement))
-    ):
-        raise click.UsageError(
-            "--calibration, --allow-float, --max-drop, --placement and rounding go with --precision int8."
-        )
+    if precision != "int8" and (allow_float or any(said is not None for said in (max_drop, rounding, placement))):
+        raise click.UsageError("--allow-float, --max-drop, --placement and rounding go with --precision int8.")
+    if precision not in QUANTIZED and calibration is not None:
+        raise click.UsageError("--calibration goes with --precision int8, fp8 and int4.")
+    if precision in ("fp8", "int4") and target not in ("tensorrt", "tensorrt-rtx"):
+        raise click.UsageError(f"--precision {precision} goes with --target tensorrt or tensorrt-rtx.")
     if lrn == "auto" and precision != "fp32":
         raise click.UsageError("--lrn auto times FP32 graphs; leave --lrn out to choose by rule.")
     if placement == "measured" and target not in ("onnxruntime-cpu", "openvino"):

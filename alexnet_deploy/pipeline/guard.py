@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH = 16
-LEAST_SQNR_DB = 6.0
+LEAST_SQNR_DB = 3.0
 
 
 def guard_images(table: CalibrationTable) -> ImageSource:
@@ -115,7 +115,7 @@ def require_likeness(made: ir.Model, maker: Int8Maker, images: NDArray[np.float3
         Power of FP32's logits over the power of the difference, in decibels; None where there is none.
 
     Raises:
-        ParityError: It is below 6 dB.
+        ParityError: It is below 3 dB.
     """
     reference = export.run_onnx(export.lowered(maker.model, Lowering.BANDED), images)
     with tempfile.TemporaryDirectory() as folder:

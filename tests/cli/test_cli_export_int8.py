@@ -77,7 +77,13 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
         (["export", "--target", "openvino", "--allow-float"], ("--allow-float", "--precision int8")),
         (["export", "--target", "openvino", "--precision", "int8", "--lrn", "auto"], ("--lrn auto", "FP32")),
         (["export", "--target", "tflite"], ("--target", "onnxruntime-cpu", "tensorrt-rtx")),
-        (["export", "--target", "openvino", "--precision", "int4"], ("--precision", "int8")),
+        (["export", "--target", "openvino", "--precision", "int4"], ("--precision int4", "--target tensorrt")),
+        (["export", "--target", "onnxruntime-cpu", "--precision", "fp8"], ("--precision fp8", "--target tensorrt")),
+        (["export", "--target", "openvino", "--precision", "fp16", "--rounding", "nearest"], ("rounding", "int8")),
+        (["export", "--target", "openvino", "--placement", "measured"], ("--placement", "--precision int8")),
+        (["export", "--target", "tensorrt", "--precision", "int8", "--placement", "measured"], ("--placement",)),
+        (["build-engine", "--fp8", "--rounding", "nearest"], ("rounding", "--int8")),
+        (["build-engine", "--fp16", "--calibration", __file__], ("--calibration", "--int4")),
         (["export", "--target", "openvino", "--precision", "int8", "--max-drop", "-1"], ("--max-drop",)),
         (["export", "--target", "openvino", "--precision", "int8", "--max-drop", "101"], ("--max-drop",)),
         (["export", "--target", "openvino", "--precision", "int8", "--calibration", "none.json"], ("none.json",)),
@@ -97,6 +103,35 @@ def test_options_that_do_not_go_together_are_usage_errors(
 def test_a_table_goes_with_int8(run: Run, calibrated: list[object], work: Path) -> None:
     ended = run("export", *calibrated, "--target", "openvino", "--calibration", work / "calibration.json")
     assert_refused(ended, 2, "--calibration", "--precision int8")
+
+
+@pytest.mark.parametrize("precision", ["fp8", "int4"])
+def test_low_bits_are_simulated_and_say_what_stays_in_half(
+    run: Run, calibrated: list[object], few: None, precision: str
+) -> None:
+    ended = run("export", *calibrated, "--target", "tensorrt-rtx", "--precision", precision, "--json")
+    assert ended.code == 0
+    facts = json.loads(ended.out)["passport"]["facts"]
+    kept = [*CONVOLUTIONS] if precision == "int4" else ["conv1"]
+    assert facts["keep_float"] == kept and facts["precision"] == precision
+    assert facts["simulated"]["agreement"] > 0.5 and facts["simulated"]["sqnr_db"] > 10
+
+
+def test_rounding_to_the_nearest_and_measured_rounding_are_different_graphs(
+    run: Run, calibrated: list[object], tmp_path: Path
+) -> None:
+    found = {}
+    for way in ("nearest", "gptq"):
+        output = tmp_path / f"{way}.onnx"
+        common = ["--target", "onnxruntime-cpu", "--precision", "int8", "--output", output, "--json"]
+        ended = run("export", *calibrated, *common, "--rounding", way)
+        assert ended.code == 0
+        facts = json.loads(ended.out)["passport"]["facts"]
+        assert facts["rounding"] == {
+            "rounding": way, "bias_correction": way == "gptq", "weight_thresholds": False,
+        }  # fmt: skip
+        found[way] = sha256_of(output)
+    assert found["nearest"] != found["gptq"]
 
 
 # What export writes.

@@ -18,7 +18,7 @@ from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.engines.options import EngineOptions
 from alexnet_deploy.engines.plan import read_plan
-from alexnet_deploy.errors import AccuracyError, DataError, InputError, PrecisionProofError
+from alexnet_deploy.errors import AccuracyError, DataError, InputError, ParityError, PrecisionProofError
 from alexnet_deploy.graph import read_graph, weighted_nodes
 from alexnet_deploy.pipeline import guard
 from alexnet_deploy.pipeline.guard import guard_choice, guard_images
@@ -27,7 +27,7 @@ from alexnet_deploy.pipeline.lrn_choice import LrnChoice, lrn_choice
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.target_graph import GraphRequest, graph_for_target
 from alexnet_deploy.pipeline.workspace import Made, Workspace
-from alexnet_deploy.precision.guard import Guarded
+from alexnet_deploy.precision.guard import Guarded, table_lines
 from alexnet_deploy.precision.qdq import int8_from_fp32
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.progress import Voice
@@ -306,3 +306,37 @@ def test_lowerings_reach_the_guard(few: None, monkeypatch: pytest.MonkeyPatch) -
     target = Target.ONNXRUNTIME_CPU
     guard_choice(maker_for(target), 1.0, voice=quiet())
     assert asked == [Lowering.BANDED, Lowering.BANDED]
+
+
+# A graph that computes something else.
+
+
+@pytest.mark.parametrize("target", [Target.TENSORRT, Target.ONNXRUNTIME_CPU], ids=str)
+def test_an_int8_graph_that_computes_something_else_is_refused(target: Target) -> None:
+    maker, images = maker_for(target), shipped_batch(4)
+    found = guard.require_likeness(maker.graph(), maker, images)
+    assert found is not None and found > 10
+    tensors = maker.table.tensors.items()
+    cut = {name: replace(entry, thresholds=dict.fromkeys(entry.thresholds, 1e-3)) for name, entry in tensors}
+    broken = replace(maker, table=replace(maker.table, tensors=cut))
+    with pytest.raises(ParityError, match="computes something else") as caught:
+        guard.require_likeness(broken.graph(), broken, images)
+    assert "dB" in str(caught.value.got) and "--max-drop" in str(caught.value.remedy)
+
+
+@pytest.mark.usefixtures("few")
+def test_ranked_layers_say_what_they_gain_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(variants: dict[str, Any], *_: Any) -> dict[str, Any]:
+        assert next(iter(variants)) == "all in int8" and len(variants) == 1 + len(LAYERS)
+        return {name: np.full(64, 1.5 if name == "fc6 in float" else 1.0) for name in variants}
+
+    monkeypatch.setattr(guard, "timed", timed)
+    maker = maker_for(Target.ONNXRUNTIME_CPU, info=replace(small_info(), labels=()), table=ruined("conv2"))
+    found = guard_choice(maker, 0.1, voice=quiet())
+    gains = {row.layer: row.gain for row in found.sensitivities}
+    assert gains["fc6"] is not None and gains["fc6"].median == 1.5
+    assert gains["conv1"] is not None and gains["conv1"].median == 1.0
+    lines = table_lines(found)
+    assert len(lines) == 1 + len(LAYERS) and any("1.50x" in line and line.startswith("fc6") for line in lines)
+    assert sum("<- float" in line for line in lines) == len(found.keep_float)
+    assert found.to_json()["sensitivities"][0]["gain"]["rounds"] > 0
