@@ -59,6 +59,7 @@ def normalise(model: ir.Model, *, opset: int = DEFAULT_OPSET, rename: bool = Fal
         ("constant nodes made initializers", _lift_constants),
         ("weights taken off the inputs", _inputs_without_initializers),
         ("training leftovers removed", _remove_leftovers),
+        ("reshaped weights folded", _fold_reshaped_weights),
         ("reshapes made Flatten", _reshape_to_flatten),
     ]
     for text, run in passes:
@@ -145,6 +146,25 @@ def _remove_leftovers(model: ir.Model) -> int:
         removed += 1
     common.RemoveUnusedNodesPass()(model)
     return removed
+
+
+def _fold_reshaped_weights(model: ir.Model) -> int:
+    """Caffe2 wrote a classifier's weights as a Reshape of a constant, behind which nobody sees a constant."""
+    import onnx_ir as ir
+
+    folded = 0
+    for node in [node for node in model.graph if node.op_type == "Reshape"]:
+        array, shape = constant_of(node.inputs[0]), constant_of(node.inputs[1])
+        output = node.outputs[0]
+        if array is None or shape is None or output in model.graph.outputs:
+            continue
+        keeps_zero = node.attributes.get_int("allowzero", 0)
+        sides = [array.shape[place] if side == 0 and not keeps_zero else int(side) for place, side in enumerate(shape)]
+        value = add_initializer(model, f"{output.name}.folded", array.reshape(sides))
+        ir.convenience.replace_all_uses_with(output, value)
+        model.graph.remove(node, safe=True)
+        folded += 1
+    return folded
 
 
 def _reshape_to_flatten(model: ir.Model) -> int:

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from alexnet_deploy.errors import GraphError
 from alexnet_deploy.export import run_onnx
-from alexnet_deploy.graph import constant_of, graph_bytes, input_shape, read_graph
+from alexnet_deploy.graph import constant_of, graph_bytes, input_shape, read_graph, weighted_nodes
 from alexnet_deploy.lrn.lowering import lrn_nodes, spec_of
 from alexnet_deploy.normalise import normalise
 from alexnet_deploy.specs import LrnSpec
@@ -316,3 +316,25 @@ def test_a_graph_of_the_test_file_is_what_onnx_ships() -> None:
     shipped = read_graph(LIGHT)
     without_weights = [operator for operator in operators(shipped) if operator != "ConstantOfShape"]
     assert without_weights == [operator for operator in operators(zoo_graph()) if operator != "ConstantOfShape"]
+
+
+def test_a_reshaped_weight_becomes_one_that_everybody_sees() -> None:
+    random = np.random.default_rng(0)
+    model = model_of(
+        [
+            helper.make_node("Flatten", ["x"], ["flat"]),
+            helper.make_node("Reshape", ["w", "shape"], ["weight"]),
+            helper.make_node("Gemm", ["flat", "weight", "b"], ["y"], transB=1, name="classifier"),
+        ],
+        ("N", 3, 4, 4),
+        {
+            "w": random.standard_normal((5, 3, 4, 4)).astype(np.float32),
+            "shape": np.asarray([0, -1]),
+            "b": np.zeros(5, np.float32),
+        },
+    )
+    found = normalise(model)
+    assert operators(found.model) == ["Flatten", "Gemm"] and "1 reshaped weights folded" in found.changes
+    assert [layer.weight.shape for layer in weighted_nodes(found.model)] == [(5, 48)]
+    images = random.standard_normal((2, 3, 4, 4)).astype(np.float32)
+    np.testing.assert_array_equal(evaluate(found.model, images), evaluate(model, images))
