@@ -175,6 +175,12 @@ def add_initializer(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value
     return value
 
 
+def forget_unused(model: ir.Model, value: ir.Value) -> None:
+    """Drops a constant that nobody reads any more."""
+    if not value.uses() and value.is_initializer():
+        model.graph.initializers.pop(str(value.name))
+
+
 def weighted_nodes(model: ir.Model) -> Iterator[WeightedNode]:
     """Yields convolutions and fully connected layers with constant weights, in order."""
     for node in model.graph:

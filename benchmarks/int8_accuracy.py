@@ -12,7 +12,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,20 +22,20 @@ import numpy as np
 from alexnet_deploy import export
 from alexnet_deploy.artifacts import write_json
 from alexnet_deploy.bench.runner import evaluation_source
-from alexnet_deploy.bench.statistics import accuracy_from_logits
-from alexnet_deploy.data.batches import batches, load_batch
+from alexnet_deploy.data.batches import load_batch
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.graph import read_graph, write_graph
 from alexnet_deploy.machine import environment, usable_cpus
 from alexnet_deploy.pipeline.calibration import table_images
 from alexnet_deploy.pipeline.guard import opened_for
+from alexnet_deploy.pipeline.int8 import Int8Maker
 from alexnet_deploy.pipeline.lrn_choice import lrn_choice
 from alexnet_deploy.pipeline.rounding import ROUNDING_IMAGES, moments_of
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.workspace import Workspace
 from alexnet_deploy.precision.calibrate import table_from_images
 from alexnet_deploy.precision.int4 import int4_from_fp32, linear_layers
-from alexnet_deploy.precision.qdq import SCHEMES, float8_from_fp32, int8_with_scheme
+from alexnet_deploy.precision.qdq import float8_from_fp32
 from alexnet_deploy.precision.rounding import MeasuredRounding
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.precision.thresholds import Method
@@ -45,14 +45,13 @@ from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import SessionSpec
 from alexnet_deploy.specs import PLAIN_ROUNDING, Lowering, Precision, RoundingOptions, Target, WeightRounding
 from benchmarks.equalize_tried import equalized
+from benchmarks.side_by_side import accuracies
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from numpy.typing import NDArray
 
 RESULT = Path(__file__).parent / "results" / "int8-accuracy.json"
 TARGETS = (Target.ONNXRUNTIME_CPU, Target.OPENVINO, Target.TENSORRT_RTX)
-BATCH = 16
 _GPTQ = replace(PLAIN_ROUNDING, rounding=WeightRounding.GPTQ)
 ROUNDINGS = {
     "nearest": PLAIN_ROUNDING,
@@ -143,9 +142,14 @@ class Maker:
     def _int8(
         self, table: CalibrationTable, target: Target, rounding: Rounding, model: ir.Model | None = None
     ) -> ir.Model:
-        choice = lrn_choice(target, Precision.INT8, [])
-        quantized = int8_with_scheme(model or self.model, table, SCHEMES[target], rounding=rounding)
-        return export.lowered(quantized, choice.lowering, channels_last=choice.channels_last)
+        return Int8Maker(
+            model=model or self.model,
+            info=self.deployment.info,
+            table=table,
+            target=target,
+            choice=lrn_choice(target, Precision.INT8, []),
+            rounding=rounding,
+        ).graph()
 
 
 @click.command()
@@ -171,7 +175,7 @@ def main(data: str, only: str, target: str) -> None:
 
 
 def _measured(maker: Maker, part: str, source: ImageSource) -> list[dict[str, Any]]:
-    """All graphs side by side over one pass of the images, which costs more than any of them."""
+    """All graphs of a part beside FP32."""
     folder = maker.deployment.workspace.folder
     banded = maker.deployment.graph(Precision.FP32, Target.ONNXRUNTIME_CPU).path
     spec = SessionSpec(runtime="onnxruntime-cpu", precision=Precision.FP32, path=banded, threads=usable_cpus())
@@ -184,17 +188,8 @@ def _measured(maker: Maker, part: str, source: ImageSource) -> list[dict[str, An
             runs.append(stack.enter_context(opened_for(path, target)))
             rows.append({**label, "target": target.value})
             path.unlink()
-        found: list[list[NDArray[np.float32]]] = [[] for _ in range(len(runs) + 1)]
-        with Voice().track(part, len(source)) as track:
-            for batch in batches(source, BATCH, maker.deployment.info.preprocessing):
-                for logits, run in zip(found, [reference.run, *runs], strict=True):
-                    logits.append(run(batch.images))
-                track.advance(len(batch.indices))
-    fp32, *others = [np.concatenate(logits) for logits in found]
-    for row, int8 in zip(rows, others, strict=True):
-        accuracy = accuracy_from_logits(int8, fp32, source.labels)
-        row |= {**asdict(accuracy), "drop": (accuracy.lost - accuracy.won) / len(source)}
-    return rows
+        _, *found = accuracies([reference.run, *runs], source, maker.deployment.info.preprocessing)
+    return [{**row, **facts} for row, facts in zip(rows, found, strict=True)]
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ import numpy as np
 from alexnet_deploy.artifacts import sha256_of, write_json
 from alexnet_deploy.bench.bench import BenchOptions, Candidate, rows_from_candidates
 from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner, evaluation_source
-from alexnet_deploy.bench.statistics import accuracy_from_logits, ratio_from_samples
-from alexnet_deploy.data.batches import batches, load_batch
+from alexnet_deploy.bench.statistics import ratio_from_samples
+from alexnet_deploy.data.batches import load_batch
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ArraySource
 from alexnet_deploy.export import exported_by_torch
@@ -41,6 +41,7 @@ from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import SessionSpec
 from alexnet_deploy.specs import Precision, Target
 from alexnet_deploy.weights import load_model
+from benchmarks.side_by_side import accuracies
 
 RESULT = Path(__file__).parent / "results" / "peers.json"
 PEER_IMAGES = 300
@@ -232,17 +233,10 @@ def _add_accuracy(
 ) -> None:
     """One pass of the test set through all sessions, against FP32 of ONNX Runtime."""
     source = evaluation_source(data)
-    logits: list[list[Any]] = [[] for _ in ways]
-    with ExitStack() as stack, Voice().track("accuracy", len(source)) as track:
-        sessions = [stack.enter_context(open_session(spec)) for _, spec in ways]
-        for batch in batches(source, 16, deployment.info.preprocessing):
-            for found, session in zip(logits, sessions, strict=True):
-                found.append(session.run(batch.images))
-            track.advance(len(batch.indices))
-    joined = [np.concatenate(found) for found in logits]
-    for (name, spec), scores in zip(ways, joined, strict=True):
-        accuracy = accuracy_from_logits(scores, joined[0], source.labels)
-        facts = {**accuracy.to_json(), "drop": (accuracy.lost - accuracy.won) / len(source), "images": len(source)}
+    with ExitStack() as stack:
+        runs = [stack.enter_context(open_session(spec)).run for _, spec in ways]
+        found = accuracies(runs, source, deployment.info.preprocessing)
+    for (name, spec), facts in zip(ways, found, strict=True):
         for row in rows:
             if (row["way"], row["runtime"], row["hint"]) == (name, spec.runtime, spec.hint):
                 row |= facts

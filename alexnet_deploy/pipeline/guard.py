@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,16 +67,16 @@ def guard_choice(maker: Int8Maker, max_drop: float, *, voice: Voice) -> Guarded:
         max_drop: Largest loss of top-1, as a fraction.
         voice: Shows progress.
     """
-    labels, images = _guard_data(maker.info, maker.table, voice)
+    guards = GuardSet(maker.model, maker.info, maker.table, voice)
 
     def evaluate(keep_float: Collection[str]) -> NDArray[np.float32]:
-        return _logits(maker.graph(keep_float), maker.target, images)
+        return _logits(maker.graph(keep_float), maker.target, guards.images)
 
     def gains() -> dict[str, Ratio]:
         return _gains(maker, voice)
 
     timeable = maker.target in TIMED_TARGETS
-    return guarded(maker.layers, evaluate, labels, max_drop, gains=gains if timeable else None, voice=voice)
+    return guarded(maker.layers, evaluate, guards.labels, max_drop, gains=gains if timeable else None, voice=voice)
 
 
 def _gains(maker: Int8Maker, voice: Voice) -> dict[str, Ratio]:
@@ -93,14 +94,37 @@ def _gains(maker: Int8Maker, voice: Voice) -> dict[str, Ratio]:
     }
 
 
-def drop_of(maker: Int8Maker, *, voice: Voice) -> float:
-    """Top-1 that the int8 graph loses on the guard images, as a fraction of them."""
-    labels, images = _guard_data(maker.info, maker.table, voice)
-    reference = _logits(export.lowered(maker.model, Lowering.BANDED), Target.TENSORRT, images)
-    found = accuracy_from_logits(
-        _logits(maker.graph(), maker.target, images), reference, reference.argmax(axis=1) if labels is None else labels
-    )
-    return (found.lost - found.won) / len(images)
+class GuardSet:
+    """The guard images as a model sees them, and what FP32 says of them.
+
+    Args:
+        model: The FP32 graph.
+        info: Its description.
+        table: The calibration table, which must not share images with it.
+        voice: Hears where there are no labels.
+    """
+
+    def __init__(self, model: ir.Model, info: ModelInfo, table: CalibrationTable, voice: Voice) -> None:
+        source = guard_images(table)
+        self.labels = source.labels if info.labels == source.classes else None
+        if self.labels is None:
+            voice.warn("the guard images are not of the model's classes: what FP32 says is taken for the truth")
+        self.images = PreprocessedImages(source=source, spec=info.preprocessing, indices=np.arange(len(source)))
+        self._model = model
+
+    @cached_property
+    def _reference(self) -> NDArray[np.float32]:
+        return _logits(export.lowered(self._model, Lowering.BANDED), Target.TENSORRT, self.images)
+
+    def accuracy(self, made: ir.Model, target: Target) -> Accuracy:
+        """Of a quantized graph as its target computes it; TensorRT's is simulated."""
+        truth = self._reference.argmax(axis=1) if self.labels is None else self.labels
+        return accuracy_from_logits(_logits(made, target, self.images), self._reference, truth)
+
+    def drop(self, made: ir.Model, target: Target) -> float:
+        """Top-1 that the graph loses, as a fraction of the images."""
+        found = self.accuracy(made, target)
+        return (found.lost - found.won) / len(self.images)
 
 
 def require_likeness(made: ir.Model, maker: Int8Maker, images: NDArray[np.float32]) -> float | None:
@@ -118,12 +142,7 @@ def require_likeness(made: ir.Model, maker: Int8Maker, images: NDArray[np.float3
         ParityError: It is below 3 dB.
     """
     reference = export.run_onnx(export.lowered(maker.model, Lowering.BANDED), images)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.onnx"
-        graph.write_graph(made, path)
-        with opened_for(path, maker.target) as run:
-            found = run(images)
-    sqnr = accuracy_from_logits(found, reference, reference.argmax(axis=1)).sqnr_db
+    sqnr = accuracy_from_logits(_logits(made, maker.target, images), reference, reference.argmax(axis=1)).sqnr_db
     if sqnr is not None and not sqnr >= LEAST_SQNR_DB:
         raise ParityError(
             f"the int8 graph computes something else than FP32 on {len(images)} images",
@@ -134,37 +153,7 @@ def require_likeness(made: ir.Model, maker: Int8Maker, images: NDArray[np.float3
     return sqnr
 
 
-def simulated(
-    model: ir.Model, quantized: ir.Model, info: ModelInfo, table: CalibrationTable, *, voice: Voice
-) -> Accuracy:
-    """What a graph for TensorRT costs on the guard images, computed by ONNX Runtime in FP32 with the quantization in
-    between.
-
-    Args:
-        model: The FP32 graph.
-        quantized: The same with Q/DQ nodes, FP32 between them.
-        info: The model's description.
-        table: What it was made with.
-        voice: Hears where there are no labels.
-    """
-    labels, images = _guard_data(info, table, voice)
-    reference, found = (
-        _logits(export.lowered(graph_, Lowering.BANDED), Target.TENSORRT, images) for graph_ in (model, quantized)
-    )
-    return accuracy_from_logits(found, reference, reference.argmax(axis=1) if labels is None else labels)
-
-
-def _guard_data(
-    info: ModelInfo, table: CalibrationTable, voice: Voice
-) -> tuple[NDArray[np.int64] | None, PreprocessedImages]:
-    source = guard_images(table)
-    labels = source.labels if info.labels == source.classes else None
-    if labels is None:
-        voice.warn("the guard images are not of the model's classes: what FP32 says is taken for the truth")
-    return labels, PreprocessedImages(source=source, spec=info.preprocessing, indices=np.arange(len(source)))
-
-
-def _logits(model: ir.Model, target: Target, images: PreprocessedImages) -> NDArray[np.float32]:
+def _logits(model: ir.Model, target: Target, images: PreprocessedImages | NDArray[np.float32]) -> NDArray[np.float32]:
     parts = range(0, len(images), BATCH)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"

@@ -32,12 +32,12 @@ class PlacementSearch:
 
     Attributes:
         build: The graph of a placement, as the target gets it.
-        drop: Top-1 that it loses on the guard images.
+        drop: Top-1 that this graph loses on the guard images.
         max_drop: How much it may lose.
     """
 
     build: Callable[[Placement], ir.Model]
-    drop: Callable[[Placement], float]
+    drop: Callable[[ir.Model], float]
     max_drop: float = DEFAULT_DROP
 
 
@@ -115,9 +115,9 @@ def _searched(
         placement: ratio_from_samples(samples[default.label], samples[placement.label], ROUNDS) for placement in graphs
     }
     faster = [placement for placement in graphs if placement != default and ratios[placement].ci95[0] > 1]
-    chosen, drops = default, {default: search.drop(default)}
+    chosen, drops = default, {default: search.drop(graphs[default])}
     for placement in sorted(faster, key=lambda found: -ratios[found].median):
-        drops[placement] = search.drop(placement)
+        drops[placement] = search.drop(graphs[placement])
         if drops[placement] <= search.max_drop:
             chosen = placement
             break

@@ -6,7 +6,7 @@ Each makes what it needs from the stage before it, as make would.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from alexnet_deploy.engines.options import EngineOptions
+    from alexnet_deploy.pipeline.target_graph import GraphRequest
     from alexnet_deploy.precision.calibrate import CalibrationOptions
     from alexnet_deploy.precision.moments import InputMoments
     from alexnet_deploy.precision.table import CalibrationTable
@@ -183,8 +184,7 @@ class Deployment:
         from alexnet_deploy.lrn.lowering import lrn_nodes, spec_of
         from alexnet_deploy.pipeline.target_graph import GraphRequest, graph_for_target
         from alexnet_deploy.pipeline.timed import TIMED_TARGETS
-        from alexnet_deploy.precision.qdq import SCHEMES, Placement
-        from alexnet_deploy.precision.table import CalibrationTable
+        from alexnet_deploy.precision.qdq import SCHEMES
 
         artifact, model, info = self._graph
         norms = [spec_of(node) for node in lrn_nodes(model)]
@@ -215,35 +215,40 @@ class Deployment:
         def stage() -> Made:
             asked = GraphRequest(precision=precision, target=target, choice=choice, options=options)
             if len(parents) > 1:
-                table = CalibrationTable.read(parents[1])
-                asked = replace(asked, table=table)
-                if precision is Precision.INT8:
-                    asked = replace(
-                        asked,
-                        rounding=self._rounding(options.rounding, table, parents[1]),
-                        placement=Placement(**placed.get("chosen", {})),
-                    )
-                elif precision is Precision.INT4:
-                    asked = replace(asked, moments=self._moments(table, parents[1], full=True))
+                asked = self._with_measured(asked, parents[1], placed)
             made = graph_for_target(model, info, asked, voice=self.workspace.voice)
             return replace(made, facts={**made.facts, "placement": placed}) if placed else made
 
         return self.workspace.make(output or self.workspace.folder / name, "onnx", request, parents, stage)
 
+    def _with_measured(self, asked: GraphRequest, path: Path, placed: dict[str, Any]) -> GraphRequest:
+        """The request with what was measured: the table, what its images say of the weights, and the placement."""
+        from alexnet_deploy.precision.qdq import Placement
+        from alexnet_deploy.precision.table import CalibrationTable
+
+        table = CalibrationTable.read(path)
+        asked = replace(asked, table=table)
+        if asked.precision is Precision.INT4:
+            return replace(asked, moments=self._moments(table, path, full=True))
+        if asked.precision is Precision.INT8:
+            rounding = self._rounding(asked.options.rounding, table, path)
+            return replace(asked, rounding=rounding, placement=Placement(**placed.get("chosen", {})))
+        return asked
+
     def _placement(
         self, target: Target, choice: LrnChoice, parents: list[Path], options: GraphOptions
     ) -> dict[str, Any]:
         """The document of the search for the fastest placement on this machine."""
-        from alexnet_deploy.pipeline.guard import drop_of
+        from alexnet_deploy.pipeline.guard import GuardSet
         from alexnet_deploy.pipeline.int8 import Int8Maker
         from alexnet_deploy.pipeline.placement import DEFAULT_DROP, PlacementSearch, measured_placement
         from alexnet_deploy.precision.qdq import Placement
         from alexnet_deploy.precision.table import CalibrationTable
 
         _, model, info = self._graph
-        table, voice = CalibrationTable.read(parents[1]), self.workspace.voice
+        table = CalibrationTable.read(parents[1])
 
-        def maker(placement: Placement) -> Int8Maker:
+        def build(placement: Placement) -> ir.Model:
             return Int8Maker(
                 model=model,
                 info=info,
@@ -252,11 +257,15 @@ class Deployment:
                 choice=choice,
                 rounding=self._rounding(options.rounding, table, parents[1]),
                 placement=placement,
-            )
+            ).graph()
+
+        @cache
+        def guards() -> GuardSet:
+            return GuardSet(model, info, table, self.workspace.voice)
 
         search = PlacementSearch(
-            build=lambda placement: maker(placement).graph(),
-            drop=lambda placement: drop_of(maker(placement), voice=voice),
+            build=build,
+            drop=lambda made: guards().drop(made, target),
             max_drop=DEFAULT_DROP if options.max_drop is None else options.max_drop,
         )
         path = self.workspace.folder / f"{self.stem}.int8.{target.value}.placement.json"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet_deploy import export, graph
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.pipeline.fp32 import parity_images
-from alexnet_deploy.pipeline.guard import guard_choice, require_likeness, simulated
+from alexnet_deploy.pipeline.guard import GuardSet, guard_choice, require_likeness
 from alexnet_deploy.pipeline.int8 import Int8Maker
 from alexnet_deploy.pipeline.lrn_choice import LrnChoice
 from alexnet_deploy.pipeline.workspace import Made
@@ -23,7 +23,7 @@ from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.precision.weights import Rounding, nearest
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.runtimes.proof import PROVED_TARGETS, layer_precisions, require_integers
-from alexnet_deploy.specs import QUANTIZED, GraphOptions, Precision, Target
+from alexnet_deploy.specs import QUANTIZED, GraphOptions, Lowering, Precision, Target
 from alexnet_deploy.weights import ModelInfo
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _int8(model: ir.Model, info: ModelInfo, request: GraphRequest, facts: dict[s
         rounding=request.rounding,
         placement=request.placement,
     )
-    keep_float = list(maker.layers[:1]) if request.placement.first_float else []
+    keep_float = request.placement.in_float(maker.layers)
     if request.options.max_drop is not None:
         found = guard_choice(maker, request.options.max_drop, voice=voice)
         facts["guard"] = found.to_json()
@@ -160,7 +160,8 @@ def _half_around(
     else:
         able, quantized = linear_layers(model), int4_from_fp32(model, request.moments)
     facts["keep_float"] = [name for name in layers if name not in able]
-    found = simulated(model, quantized, info, table, voice=voice)
+    guards = GuardSet(model, info, table, voice)
+    found = guards.accuracy(export.lowered(quantized, Lowering.BANDED), request.target)
     facts |= {"calibration_method": table.method.value, "simulated": found.to_json()}
     top1 = "" if found.top1 is None else f"top-1 {100 * found.top1:.2f} %, "
     voice.say(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_deploy.errors import GraphError
-from alexnet_deploy.graph import add_initializer, constant_of, copy_of, inferred_copy, weighted_nodes
+from alexnet_deploy.graph import add_initializer, constant_of, copy_of, forget_unused, inferred_copy, weighted_nodes
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.specs import Precision
 
@@ -87,15 +87,27 @@ def _cast(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
 def _cast_around(model: ir.Model, node: ir.Node, dtype: ir.DataType) -> None:
     import onnx_ir as ir
 
-    source, output = node.inputs[0], node.outputs[0]
+    _cast_before(model, node, ir.DataType.FLOAT)
+    if node.outputs[0] not in model.graph.outputs:
+        _cast_readers(model, node, dtype)
+
+
+def _suffix(dtype: ir.DataType) -> str:
+    return "to_fp32" if dtype.itemsize == 4 else "to_half"
+
+
+def _cast_before(model: ir.Model, node: ir.Node, dtype: ir.DataType) -> None:
+    source = node.inputs[0]
     assert source is not None
-    before = _cast(source, ir.DataType.FLOAT, f"{node.name}.to_fp32")
+    before = _cast(source, dtype, f"{node.name}.{_suffix(dtype)}")
     model.graph.insert_before(node, before)
     node.replace_input_with(0, before.outputs[0])
-    if output in model.graph.outputs:
-        return
-    after = _cast(output, dtype, f"{node.name}.to_half")
-    uses = [use for use in output.uses() if use.node is not after]
+
+
+def _cast_readers(model: ir.Model, node: ir.Node, dtype: ir.DataType) -> None:
+    output = node.outputs[0]
+    uses = list(output.uses())
+    after = _cast(output, dtype, f"{node.name}.{_suffix(dtype)}")
     model.graph.insert_after(node, after)
     for use in uses:
         use.node.replace_input_with(use.idx, after.outputs[0])
@@ -182,19 +194,11 @@ def half_layers(model: ir.Model, names: Collection[str]) -> None:
             half = add_initializer(model, f"{value.name}.half", array)
             _convert_initializer(half, ir.DataType.FLOAT16)
             layer.node.replace_input_with(index, half)
-            if not value.uses() and value.is_initializer():
-                model.graph.initializers.pop(str(value.name))
-        before = _cast(layer.activation, ir.DataType.FLOAT16, f"{layer.name}.to_half")
-        model.graph.insert_before(layer.node, before)
-        layer.node.replace_input_with(0, before.outputs[0])
+            forget_unused(model, value)
+        _cast_before(model, layer.node, ir.DataType.FLOAT16)
         output = layer.node.outputs[0]
-        after = _cast(output, ir.DataType.FLOAT, f"{layer.name}.to_fp32")
-        uses = [use for use in output.uses() if use.node is not after]
-        model.graph.insert_after(layer.node, after)
         output.dtype = ir.DataType.FLOAT16
-        for use in uses:
-            use.node.replace_input_with(use.idx, after.outputs[0])
+        if output.uses():
+            _cast_readers(model, layer.node, ir.DataType.FLOAT)
         if output in model.graph.outputs:
-            index, name = list(model.graph.outputs).index(output), output.name
-            output.name, after.outputs[0].name = f"{layer.name}.half", name
-            model.graph.outputs[index] = after.outputs[0]
+            _cast_output(model, list(model.graph.outputs).index(output), layer.node)

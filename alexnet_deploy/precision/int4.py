@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_deploy.errors import GraphError
-from alexnet_deploy.graph import WeightedNode, add_initializer, copy_of, require_opset, weighted_nodes
+from alexnet_deploy.graph import WeightedNode, add_initializer, copy_of, forget_unused, require_opset, weighted_nodes
 from alexnet_deploy.precision.moments import InputMoments
 from alexnet_deploy.precision.rounding import gptq
 
@@ -79,5 +79,4 @@ def _quantize(model: ir.Model, layer: WeightedNode, second: NDArray[np.float32])
     node.outputs[0].name = f"{name}.dequantized"
     model.graph.insert_before(layer.node, node)
     layer.node.replace_input_with(1, node.outputs[0])
-    if not layer.weight_value.uses() and layer.weight_value.is_initializer():
-        model.graph.initializers.pop(str(layer.weight_value.name))
+    forget_unused(model, layer.weight_value)

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.graph import WeightedNode, add_initializer, constant_of, copy_of, require_opset, weighted_nodes
+from alexnet_deploy.graph import (
+    WeightedNode,
+    add_initializer,
+    constant_of,
+    copy_of,
+    forget_unused,
+    require_opset,
+    weighted_nodes,
+)
 from alexnet_deploy.precision.calibrate import result_of
 from alexnet_deploy.precision.table import INT8_STEPS, CalibrationTable
 from alexnet_deploy.precision.weights import IntegerWeights, Rounding, float8, nearest, nearest_float8
@@ -40,6 +48,10 @@ class Placement:
     first_float: bool = False
     before_pool: bool = False
     before_norm: bool = False
+
+    def in_float(self, layers: list[str]) -> list[str]:
+        """Which of a network's layers stay in float."""
+        return layers[:1] if self.first_float else []
 
     @property
     def label(self) -> str:
@@ -134,9 +146,8 @@ def int8_with_scheme(
         require_opset(copy, FLOAT8_OPSET)
     writer = _QdqWriter(copy, table, scheme, rounding)
     layers = list(weighted_nodes(copy))
-    if scheme.placement.first_float:
-        keep_float = {layers[0].name, *keep_float}
-    unknown = set(keep_float) - {layer.name for layer in layers}
+    keep_float = {*scheme.placement.in_float([layer.name for layer in layers]), *keep_float}
+    unknown = keep_float - {layer.name for layer in layers}
     if unknown:
         raise InputError(
             "no such layer to keep in float",
@@ -159,7 +170,7 @@ def float8_layers(model: ir.Model) -> list[str]:
     return [layer.name for layer in weighted_nodes(model) if math.prod(layer.weight.shape[2:]) <= _FLOAT8_PLACES]
 
 
-def float8_from_fp32(model: ir.Model, table: CalibrationTable, *, keep_float: Collection[str] = ()) -> ir.Model:
+def float8_from_fp32(model: ir.Model, table: CalibrationTable) -> ir.Model:
     """Writes Q/DQ nodes of FP8 (E4M3) around the layers that TensorRT computes in it, and around no others.
 
     Scales follow the OCP's «8-bit Floating Point Specification»: the largest magnitude becomes 448. Activations have
@@ -168,11 +179,10 @@ def float8_from_fp32(model: ir.Model, table: CalibrationTable, *, keep_float: Co
     Args:
         model: The FP32 graph.
         table: Its calibration table.
-        keep_float: Names of further layers that stay as they are.
     """
     able = float8_layers(model)
     others = [layer.name for layer in weighted_nodes(model) if layer.name not in able]
-    return int8_with_scheme(model, table, _FLOAT8, keep_float=sorted({*others, *keep_float}), rounding=nearest_float8)
+    return int8_with_scheme(model, table, _FLOAT8, keep_float=others, rounding=nearest_float8)
 
 
 class _QdqWriter:
@@ -293,7 +303,7 @@ class _QdqWriter:
         dequantize = self._node("DequantizeLinear", inputs, f"{name}.dequantized", axis=axis)
         self.model.graph.insert_before(layer.node, dequantize)
         layer.node.replace_input_with(1, dequantize.outputs[0])
-        self._forget(layer.weight_value)
+        forget_unused(self.model, layer.weight_value)
 
     def _with_bias(self, layer: WeightedNode, change: NDArray[np.float64]) -> WeightedNode:
         """A constant of its own, because two layers may share the old one."""
@@ -304,7 +314,7 @@ class _QdqWriter:
             layer.node.resize_inputs(3)
         layer.node.replace_input_with(2, value)
         if layer.bias_value is not None:
-            self._forget(layer.bias_value)
+            forget_unused(self.model, layer.bias_value)
         return replace(layer, bias_value=value)
 
     def _smallest_scale(self, layer: WeightedNode) -> NDArray[np.floating] | float:
@@ -334,15 +344,11 @@ class _QdqWriter:
             layer.node.resize_inputs(3)
         layer.node.replace_input_with(2, dequantize.outputs[0])
         if layer.bias_value is not None:
-            self._forget(layer.bias_value)
+            forget_unused(self.model, layer.bias_value)
 
     def _activation_scale(self, layer: WeightedNode) -> float:
         found = self.table.range_of(str(layer.activation.name).removesuffix(".dequantized"))
         return found.affine[0] if self.scheme.unsigned_activations else found.symmetric_scale
-
-    def _forget(self, value: ir.Value) -> None:
-        if not value.uses() and value.is_initializer():
-            self.model.graph.initializers.pop(str(value.name))
 
     def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         return add_initializer(self.model, name, array)

@@ -28,16 +28,19 @@ class MeasuredRounding:
     def __init__(self, options: RoundingOptions, moments: dict[str, InputMoments]) -> None:
         self._options, self._moments = options, moments
         self._known: dict[tuple[str, int, bytes], IntegerWeights] = {}
+        self._limits: dict[tuple[str, int], NDArray[np.floating]] = {}
 
     def __call__(
         self, layer: WeightedNode, steps: int, smallest_scale: NDArray[np.floating] | float = 0.0
     ) -> IntegerWeights:
         """As `nearest` does, with what is known of the layer's inputs."""
         found = self._moments[layer.name]
-        limits = largest_by_channel(layer.weight)
-        if self._options.weight_thresholds:
-            limits = limits * _best_shares(layer.weight, found, steps)
-        scale = scales(limits, steps, smallest_scale)
+        if (layer.name, steps) not in self._limits:
+            limits = largest_by_channel(layer.weight)
+            if self._options.weight_thresholds:
+                limits = limits * _best_shares(layer.weight, found, steps)
+            self._limits[layer.name, steps] = limits
+        scale = scales(self._limits[layer.name, steps], steps, smallest_scale)
         key = layer.name, steps, scale.tobytes()
         if key not in self._known:
             self._known[key] = self._rounded(layer.weight, scale, steps, found)

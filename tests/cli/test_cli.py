@@ -7,8 +7,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from PIL import Image
 
 from alexnet_deploy import __version__
 from alexnet_deploy.artifacts import sha256_of
-from alexnet_deploy.cli.main import COMMANDS, main
+from alexnet_deploy.cli.main import COMMANDS
 from alexnet_deploy.data.catalog import FASHION_MNIST_CLASSES
 from alexnet_deploy.data.preprocessing import batch_from_images
 from alexnet_deploy.data.shipped import Split, shipped_images
@@ -30,6 +28,7 @@ from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.specs import Precision, Target
 from alexnet_deploy.weights import save_checkpoint
+from tests.cli.conftest import Run, assert_refused
 from tests.conftest import small_info, small_network
 from tests.graphs import CONVOLUTIONS, LINEARS, operators, small_graph
 
@@ -38,47 +37,6 @@ ROW_KEYS = {
     "samples_ms", "cold_start_ms", "peak_memory_bytes", "throughput_ips", "top1", "top5", "agreement", "sqnr_db", "ece",
     "flips", "size_bytes", "roofline",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command left: its exit code and both streams."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        """Standard output, which must be one JSON document and nothing else."""
-        return json.loads(self.out)
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> Ended:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, captured.out, captured.err)
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A work directory that the commands of this module share, as a person's are."""
-    return tmp_path_factory.mktemp("cli") / "work"
-
-
-@pytest.fixture
-def common(work: Path, small_checkpoint: Path) -> list[object]:
-    return ["--model", small_checkpoint, "--workdir", work, "--quiet"]
 
 
 @pytest.fixture
@@ -107,16 +65,6 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("foreign") / "net.onnx"
     write_graph(model, path)
     return path
-
-
-def assert_refused(ended: Ended, code: int, *words: str) -> None:
-    """One readable message on standard error, nothing on standard output."""
-    assert ended.code == code, ended.err
-    assert ended.out == ""
-    assert "Traceback" not in ended.err and "Exception" not in ended.err
-    for word in words:
-        assert word in ended.err, ended.err
-    assert any(mark in ended.err for mark in ("remedy:", "expected:", "Try '", "Usage:")), ended.err
 
 
 # What works.

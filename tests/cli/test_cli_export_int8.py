@@ -11,41 +11,16 @@ import pytest
 from PIL import Image
 
 from alexnet_deploy.artifacts import sha256_of
-from alexnet_deploy.cli.main import main
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.graph import read_graph
 from alexnet_deploy.pipeline import guard
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.precision.thresholds import Method
-from tests.cli.test_cli import Ended, Run, assert_refused
+from tests.cli.conftest import Run, assert_refused
 from tests.graphs import CONVOLUTIONS, LINEARS, operators
 
 LAYERS = [*CONVOLUTIONS, *LINEARS]
 IMAGES = 16
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> Ended:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, captured.out, captured.err)
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A work directory that the commands of this module share, as a person's are."""
-    return tmp_path_factory.mktemp("cli-int8") / "work"
-
-
-@pytest.fixture
-def common(work: Path, small_checkpoint: Path) -> list[object]:
-    return ["--model", small_checkpoint, "--workdir", work, "--quiet"]
 
 
 @pytest.fixture

@@ -9,38 +9,13 @@ from typing import Any
 import pytest
 
 from alexnet_deploy import inspection
-from alexnet_deploy.cli.main import main
 from alexnet_deploy.engines.plan import read_plan
 from alexnet_deploy.graph import read_graph
 from alexnet_deploy.lrn import cubin
 from alexnet_deploy.lrn.node import POOLED_NODE, plugin_nodes
 from alexnet_deploy.specs import Precision
-from tests.cli.test_cli import Ended, Run, assert_refused
+from tests.cli.conftest import Run, assert_refused
 from tests.graphs import operators
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> Ended:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, captured.out, captured.err)
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A work directory that the commands of this module share, as a person's are."""
-    return tmp_path_factory.mktemp("cli-lrn") / "work"
-
-
-@pytest.fixture
-def common(work: Path, small_checkpoint: Path) -> list[object]:
-    return ["--model", small_checkpoint, "--workdir", work, "--quiet"]
 
 
 def test_export_writes_the_plugins_node(run: Run, common: list[object], work: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_budget_of_everything_gives_nothing_back(target: Target) -> None:
 def test_tensorrt_is_computed_as_its_graph_is_written(target: Target, keep_float: tuple[str, ...]) -> None:
     images = shipped_batch(COUNT)
     ready = int8_from_fp32(small_graph(), small_table(), target, keep_float=keep_float)
-    got = guard._logits(ready, target, images)  # type: ignore[arg-type]
+    got = guard._logits(ready, target, images)
     expected = evaluate(ready, images)
     # Sums in another order may round a few activations to the step beside; quantization itself is far coarser.
     assert relative_error(got, expected) < 0.01 < relative_error(evaluate(small_graph(), images), expected)

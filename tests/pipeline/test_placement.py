@@ -45,7 +45,7 @@ class Search:
         self.built.append(placement)
         return placement
 
-    def drop(self, placement: Placement) -> float:
+    def drop(self, placement: Any) -> float:
         self.judged.append(placement)
         return self.drops.get(placement, 0.0)
 
