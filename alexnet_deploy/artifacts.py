@@ -17,7 +17,7 @@ from alexnet_deploy import __version__
 from alexnet_deploy.errors import ArtifactError, InputError
 
 _CHUNK_BYTES = 1 << 20
-PASSPORT_SCHEMA = 1
+PASSPORT_SCHEMA = 2
 
 
 def sha256_of(path: Path) -> str:
@@ -131,8 +131,8 @@ class Passport:
     tools: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return {
+        """Returns plain JSON values; `digest` is over all the others, so that a changed passport is noticed."""
+        values = {
             "schema": PASSPORT_SCHEMA,
             "kind": self.kind,
             "sha256": self.sha256,
@@ -141,6 +141,13 @@ class Passport:
             "facts": self.facts,
             "tools": self.tools,
         }
+        return values | {"digest": _digest_of(values)}
+
+
+def _digest_of(values: dict[str, Any]) -> str:
+    """SHA-256 of a passport as canonical JSON, without its own digest."""
+    rest = {key: value for key, value in values.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def passport_path(artifact: Path) -> Path:
@@ -171,10 +178,10 @@ def write_passport(
 
 
 def read_passport(artifact: Path) -> Passport | None:
-    """Reads the passport, or None where there is none or it is not one."""
+    """Reads the passport, or None where there is none, it is not one, or it was changed."""
     try:
         values = json.loads(passport_path(artifact).read_text())
-        if values["schema"] != PASSPORT_SCHEMA:
+        if values["schema"] != PASSPORT_SCHEMA or values["digest"] != _digest_of(values):
             return None
         return Passport(
             kind=str(values["kind"]),
@@ -184,7 +191,7 @@ def read_passport(artifact: Path) -> Passport | None:
             facts=dict(values["facts"]),
             tools=dict(values["tools"]),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -209,15 +216,17 @@ def require_passport(artifact: Path, *, because: str) -> Passport:
 
     Raises:
         InputError: There is no such file.
-        ArtifactError: It has no passport, or its hash is another.
+        ArtifactError: It has no passport, a changed one, or its hash is another.
     """
     if not artifact.is_file():
         raise InputError(f"{artifact} is not there", remedy="check the path")
     passport = read_passport(artifact)
     if passport is None:
+        beside = passport_path(artifact)
         raise ArtifactError(
             f"{artifact} has no passport, which {because}",
-            expected=f"a readable {passport_path(artifact).name} beside it",
+            got=f"{beside.name} is damaged, changed, or from another version" if beside.exists() else "none",
+            expected=f"a readable {beside.name} beside it",
             remedy="make it with this tool, or copy its passport along with it",
         )
     digest = sha256_of(artifact)

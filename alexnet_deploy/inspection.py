@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.artifacts import read_passport, sha256_of
+from alexnet_deploy.artifacts import Passport, read_passport, sha256_of
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.specs import Precision
@@ -118,6 +118,7 @@ def inspect_file(name: str, variant: str | None = None) -> dict[str, Any]:
             got="a folder" if path.is_dir() else "no such file",
             expected="a checkpoint, an ONNX file, an engine or a calibration table",
         )
+    passport = read_passport(path)
     if path.name.endswith(CHECKPOINT_SUFFIXES):
         kind, details = "checkpoint", _checkpoint(path, variant)
     elif path.suffix == ".onnx":
@@ -125,22 +126,23 @@ def inspect_file(name: str, variant: str | None = None) -> dict[str, Any]:
     elif path.suffix == ".json":
         kind, details = "calibration", _calibration(path)
     elif path.suffix in (".engine", ".plan"):
-        kind, details = "engine", _engine(path)
+        kind, details = "engine", _engine(path, passport)
     else:
         raise InputError(
             f"{path} is of no known kind",
             got=path.suffix or "no suffix",
             expected=f"{', '.join(CHECKPOINT_SUFFIXES)}, .onnx, .engine, .plan or .json",
         )
-    passport = read_passport(path)
+    digest = sha256_of(path)
     return {
         "schema": INSPECT_SCHEMA,
         "kind": kind,
         "path": str(path),
-        "sha256": sha256_of(path),
+        "sha256": digest,
         "size_bytes": path.stat().st_size,
         "sms": [],
         "passport": passport.to_json() if passport else None,
+        "passport_matches": passport.sha256 == digest if passport else None,
         "weight_bytes_by_type": {},
         "reformats": 0,
         "layers": [],
@@ -183,14 +185,20 @@ def _onnx(path: Path) -> dict[str, Any]:
     }
 
 
-def _engine(path: Path) -> dict[str, Any]:
+def _engine(path: Path, passport: Passport | None) -> dict[str, Any]:
+    """Off the file itself, without opening it; of a TensorRT engine, which has no readable text, what was read when it
+    was built."""
     from alexnet_deploy.engines.plan import read_plan
 
-    plan = read_plan(path.read_bytes()).to_json()
+    if passport is not None and passport.facts.get("backend") == "tensorrt":
+        plan = passport.facts["plan"]
+    else:
+        plan = read_plan(path.read_bytes()).to_json()
     layers = [{"output": [], "parameters": 0, "macs": 0, **layer} for layer in plan["layers"]]
     return {
         "sms": plan["sms"],
         "layers": layers,
+        "layers_by_precision": plan["layers_by_precision"],
         "weight_bytes_by_type": plan["weight_bytes_by_type"],
         "reformats": plan["reformats"],
         "plugins": plan["plugins"],

@@ -42,6 +42,14 @@ def gpu_sm() -> int | None:
     return 10 * major.value + minor.value
 
 
+def cuda_driver_version() -> str | None:
+    """The newest CUDA that the driver runs, as `13.1`; None where there is no driver."""
+    driver, version = _cuda_driver(), ctypes.c_int(0)
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return None
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
 def _cuda_driver() -> ctypes.CDLL | None:
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:

@@ -15,8 +15,10 @@ _EXTRAS = {
     "tensorrt": ("tensorrt", "tensorrt"),
     "tensorrt_rtx": ("tensorrt-rtx", "rtx"),
     "pycuda": ("pycuda", "cuda"),
+    "pycuda.driver": ("pycuda", "cuda"),
     "cuda.bindings": ("cuda-bindings", "cuda"),
     "triton": ("triton", "plugin"),
+    "onnxruntime_ep_nv_tensorrt_rtx": ("onnxruntime-ep-nv-tensorrt-rtx", "rtx-provider"),
 }
 TENSORRT_BACKENDS = ("auto", "tensorrt", "tensorrt-rtx")
 
@@ -52,28 +54,54 @@ def require(module: str, feature: str) -> ModuleType:
         ) from exc
 
 
-def tensorrt_from_backend(backend: str) -> tuple[str, Any]:
-    """Picks the TensorRT flavour: `(backend name, module)`.
+def tensorrt_backend(backend: str, *, ahead: bool = False) -> str:
+    """Picks the TensorRT flavour by name; imports nothing.
 
     Args:
         backend: `tensorrt`, `tensorrt-rtx`, or `auto`: TensorRT where it is installed and a GPU is here (its
             engines are built on the GPU that runs them), else TensorRT-RTX.
+        ahead: The engine is for GPUs that were named, which of the two TensorRT-RTX alone can do.
 
     Raises:
         InputError: There is no such backend.
-        MissingDependencyError: It is not installed.
     """
     if backend not in TENSORRT_BACKENDS:
         raise InputError("no such backend", got=backend, expected=", ".join(TENSORRT_BACKENDS))
-    if backend == "auto":
-        from alexnet_deploy.machine import count_gpus
+    if backend != "auto":
+        return backend
+    from alexnet_deploy.machine import count_gpus
 
-        backend = "tensorrt" if is_installed("tensorrt") and count_gpus() > 0 else "tensorrt-rtx"
-    module = require(backend.replace("-", "_"), f"building a {backend} engine")
+    return "tensorrt" if not ahead and is_installed("tensorrt") and count_gpus() > 0 else "tensorrt-rtx"
+
+
+def tensorrt_version(backend: str) -> str:
+    """Version of an installed backend, without importing it.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
+    from alexnet_deploy.machine import version_of
+
+    module = _module_of(backend)
+    version = version_of(_EXTRAS[module][0]) if is_installed(module) else None
+    return version or str(tensorrt_module(backend).__version__)
+
+
+def tensorrt_module(backend: str) -> Any:
+    """Imports `tensorrt` or `tensorrt_rtx`.
+
+    Raises:
+        MissingDependencyError: It is not installed, or is the stub without libraries.
+    """
+    module = require(_module_of(backend), f"the backend {backend}")
     if not hasattr(module, "Builder"):
         raise MissingDependencyError(
             f"the package {backend} is here, but its libraries are not",
             got=f"module {module.__name__} without Builder",
             remedy=f"pip install 'alexnet-deploy[{_EXTRAS[module.__name__][1]}]' where NVIDIA's index is reachable",
         )
-    return backend, module
+    return module
+
+
+def _module_of(backend: str) -> str:
+    return backend.replace("-", "_")

@@ -11,7 +11,9 @@ import numpy as np
 from alexnet_deploy.data.preprocessing import batch_from_images
 from alexnet_deploy.data.sources import IMAGE_SUFFIXES, read_image
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.runtimes.session import Session
+from alexnet_deploy.runtimes.admission import engine_backend, engine_facts
+from alexnet_deploy.runtimes.session import Session, SessionSpec
+from alexnet_deploy.specs import Precision
 from alexnet_deploy.weights import ModelInfo
 
 TOP = 5
@@ -44,6 +46,25 @@ def image_paths(names: Sequence[str]) -> list[Path]:
         else:
             raise InputError(f"there is no image {name!r}", remedy="check the path")
     return paths
+
+
+def engine_spec(path: Path, *, threads: int, trust: bool) -> tuple[SessionSpec, ModelInfo | None]:
+    """How to run an engine that the user named, and of which model it is; None where no passport says so.
+
+    Raises:
+        InputError: There is no such file.
+        ArtifactError: Its passport is missing, changed, or of another file, and it is not trusted without.
+    """
+    facts = engine_facts(path, trust=trust)
+    spec = SessionSpec(
+        runtime=engine_backend(path, facts),
+        precision=Precision(facts.get("precision", Precision.FP16)),
+        path=path,
+        threads=threads,
+        lrn=facts.get("lrn"),
+        trust=trust,
+    )
+    return spec, ModelInfo.from_json(facts["model"]) if facts else None
 
 
 def predictions(

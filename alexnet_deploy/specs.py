@@ -35,6 +35,10 @@ class Target(StrEnum):
     OPENVINO = "openvino"
 
 
+# Those that a machine without a GPU runs, and can therefore time and prove.
+CPU_TARGETS = (Target.ONNXRUNTIME_CPU, Target.OPENVINO)
+
+
 class Lowering(StrEnum):
     """How Local Response Normalization is written into a graph."""
 

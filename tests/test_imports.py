@@ -23,7 +23,7 @@ MODULES = sorted(
 # From the bottom up. Members of one layer do not import each other; modules of one package do.
 LAYERS = (
     ("errors",),
-    ("specs", "machine", "progress", "bench.statistics"),
+    ("specs", "machine", "progress", "trt_log", "bench.statistics"),
     ("variants", "optional", "artifacts"),
     ("data",),
     ("lrn.oracle", "lrn.module", "lrn.kernel_spec", "lrn.library_name"),

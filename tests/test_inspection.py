@@ -130,7 +130,7 @@ def test_a_passport_is_shown_with_its_artifact(tmp_path: Path) -> None:
 def test_an_engine_is_described_without_a_gpu(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     path = tmp_path / "alexnet.engine"
-    path.write_bytes(small_engine(Precision.INT8).plan)
+    path.write_bytes(small_engine(Precision.INT8).data)
     document = inspect_file(str(path))
     assert_describes(document, "engine", path)
     assert document["sms"] == ["sm86", "sm89"]

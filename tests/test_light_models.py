@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.engines.build import engine_from_onnx
 from alexnet_deploy.engines.options import EngineOptions
-from alexnet_deploy.engines.plan import read_plan, require_plugins, require_precision
+from alexnet_deploy.engines.proof import require_plugins, require_precision
 from alexnet_deploy.export import lowered, run_onnx
 from alexnet_deploy.graph import graph_bytes, read_graph, unquantized_nodes, weighted_nodes, write_graph
 from alexnet_deploy.lrn.lowering import lrn_nodes
@@ -93,7 +93,7 @@ def test_an_engine_of_each_precision_is_built_and_proved(name: str, lowering: Lo
         options = EngineOptions(
             precision=precision, backend="tensorrt-rtx", sms=(89,), plugin=lowering is Lowering.PLUGIN
         )
-        plan = read_plan(engine_from_onnx(graph_bytes(ready), options).plan)
+        plan = engine_from_onnx(graph_bytes(ready), options).plan
         require_precision(plan, precision.value, weighted)
         assert len(plan.plugins) == len(plugin_nodes(ready))
         if options.plugin:

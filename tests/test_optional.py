@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_deploy import machine, optional
 from alexnet_deploy.errors import InputError, MissingDependencyError
-from alexnet_deploy.optional import is_installed, require, tensorrt_from_backend
+from alexnet_deploy.optional import is_installed, require, tensorrt_backend, tensorrt_module
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import SessionSpec
 from alexnet_deploy.specs import Precision
@@ -113,19 +113,26 @@ def test_auto_takes_tensorrt_only_where_it_and_a_gpu_are(
     fake_modules(monkeypatch, "tensorrt", "tensorrt_rtx")
     monkeypatch.setattr(optional, "is_installed", lambda module: module != "tensorrt" or installed)
     monkeypatch.setattr(machine, "count_gpus", lambda: gpus)
-    name, module = tensorrt_from_backend(backend)
-    assert name == expected and module is sys.modules[expected.replace("-", "_")]
+    name = tensorrt_backend(backend)
+    assert name == expected and tensorrt_module(name) is sys.modules[expected.replace("-", "_")]
+
+
+def test_auto_takes_tensorrt_rtx_for_gpus_that_are_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optional, "is_installed", lambda _module: True)
+    monkeypatch.setattr(machine, "count_gpus", lambda: 1)
+    assert tensorrt_backend("auto", ahead=True) == "tensorrt-rtx"
+    assert tensorrt_backend("tensorrt", ahead=True) == "tensorrt"
 
 
 @pytest.mark.parametrize("backend", ["", "onnxruntime", "TensorRT", "tensorrt_rtx"])
 def test_an_unknown_backend_is_refused_with_the_known_ones(backend: str) -> None:
     with pytest.raises(InputError, match="backend") as caught:
-        tensorrt_from_backend(backend)
+        tensorrt_backend(backend)
     assert str(caught.value.expected) == "auto, tensorrt, tensorrt-rtx"
 
 
 def test_a_shell_of_tensorrt_without_its_libraries_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
     with pytest.raises(MissingDependencyError, match="libraries are not") as caught:
-        tensorrt_from_backend("tensorrt")
+        tensorrt_module("tensorrt")
     assert caught.value.remedy

@@ -29,28 +29,47 @@ from alexnet_deploy.progress import Voice
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="One label a line.  [default: those of the model]",
 )
+@click.option(
+    "--engine",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Run this engine on the GPU instead; its passport says which model it is.",
+)
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Open an engine without its passport, or with one that does not match. Engines are programs.",
+)
 @threads_option
 @json_option
 @workdir_option
 @quiet_option
 def command(
-    images: tuple[str, ...], model: str, variant: str | None, precision: str, labels: Path | None, threads: int,
-    as_json: bool, workdir: Path, voice: Voice,
+    images: tuple[str, ...], model: str, variant: str | None, precision: str, labels: Path | None,
+    engine: Path | None, trust: bool, threads: int, as_json: bool, workdir: Path, voice: Voice,
 ) -> None:  # fmt: skip
-    """Print the five most likely classes of IMAGES (files, or folders of them) with ONNX Runtime on the CPU."""
-    from alexnet_deploy.prediction import image_paths, labels_from_file, predictions
+    """Print the five most likely classes of IMAGES (files, or folders of them).
+
+    With ONNX Runtime on the CPU, or with an engine on the GPU.
+    """
+    from alexnet_deploy.prediction import engine_spec, image_paths, labels_from_file, predictions
     from alexnet_deploy.runtimes.open import open_session
     from alexnet_deploy.runtimes.session import SessionSpec
     from alexnet_deploy.specs import Precision, Target
 
+    if trust and engine is None:
+        raise click.UsageError("--trust goes with --engine.")
     paths = image_paths(images)
     deployment = deployment_from(model, variant, workdir, voice)
-    graph = deployment.graph(Precision(precision), Target.ONNXRUNTIME_CPU)
-    names = labels_from_file(labels) if labels else deployment.info.labels
-    spec = SessionSpec(runtime="onnxruntime-cpu", precision=Precision(precision), path=graph.path, threads=threads)
+    if engine is not None:
+        spec, stated = engine_spec(engine, threads=threads, trust=trust)
+        info = stated or deployment.info
+    else:
+        graph, info = deployment.graph(Precision(precision), Target.ONNXRUNTIME_CPU), deployment.info
+        spec = SessionSpec(runtime="onnxruntime-cpu", precision=Precision(precision), path=graph.path, threads=threads)
+    names = labels_from_file(labels) if labels else info.labels
     found = []
     with open_session(spec) as session:
-        for prediction in predictions(session, deployment.info, paths, names):
+        for prediction in predictions(session, info, paths, names):
             found.append({"path": str(prediction.path), "classes": [list(pair) for pair in prediction.classes]})
             if not as_json:
                 click.echo(f"{prediction.path}")

@@ -5,95 +5,127 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alexnet_deploy.engines.options import EngineOptions
+from alexnet_deploy.artifacts import write_bytes
+from alexnet_deploy.engines.config import config_from_options, use_timing_cache
+from alexnet_deploy.engines.inspector import plan_from_engine
+from alexnet_deploy.engines.options import EngineOptions, resolved
+from alexnet_deploy.engines.parser import network_from_onnx
+from alexnet_deploy.engines.plan import read_plan
+from alexnet_deploy.engines.progress import STEPS, BuildProgress, monitor_of
 from alexnet_deploy.errors import EngineError
 from alexnet_deploy.machine import gpu_sm
-from alexnet_deploy.optional import tensorrt_from_backend
+from alexnet_deploy.optional import tensorrt_backend, tensorrt_module
 from alexnet_deploy.progress import SILENT, Voice
+from alexnet_deploy.trt_log import first_error, logger_of, recorded
 
-_LOG_LEVELS = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
-# What TensorRT-RTX logs again and again on a machine without a driver; it builds all the same.
-_NO_DRIVER = "cudaError 35"
+if TYPE_CHECKING:
+    from alexnet_deploy.engines.proof import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltEngine:
-    """A serialized plan and how it came about.
+    """A serialized engine and how it came about.
 
     Attributes:
-        plan: The engine's bytes.
-        backend: `tensorrt` or `tensorrt-rtx`.
+        data: The engine's bytes.
+        options: What was built, with backend and SMs in numbers.
         version: Of the builder.
-        log: Every line the builder wrote.
+        plan: What the engine says of itself.
         layers: Layers of the parsed network.
-        seconds: Time to build.
+        seconds: Time to parse and build.
+        timing_cache: TensorRT's, to be kept for the next build; None of TensorRT-RTX, which has none.
     """
 
-    plan: bytes
-    backend: str
+    data: bytes
+    options: EngineOptions
     version: str
-    log: tuple[str, ...]
+    plan: Plan
     layers: int
     seconds: float
+    timing_cache: bytes | None = None
 
 
-def engine_from_onnx(graph: bytes, options: EngineOptions, *, voice: Voice = SILENT) -> BuiltEngine:
-    """Builds an engine.
+def engine_from_onnx(
+    graph: bytes,
+    options: EngineOptions,
+    *,
+    timing_cache: bytes | None = None,
+    log: Path | None = None,
+    voice: Voice = SILENT,
+) -> BuiltEngine:
+    """Builds an engine and reads back what became of its layers.
 
     TensorRT-RTX builds ahead of time for `options.sms`, without a GPU; TensorRT builds for the GPU at hand.
 
     Args:
-        graph: A serialized ONNX model whose batch is dynamic.
-        options: Backend, SMs and batch profile.
+        graph: A serialized ONNX model, weights included, whose batch is dynamic.
+        options: What to build.
+        timing_cache: What an earlier build on this machine left; of TensorRT alone.
+        log: Where the builder's log goes, whether it builds or fails.
         voice: Shows the builder's own progress.
 
     Raises:
         MissingDependencyError: The backend is not installed.
+        InputError: The backend lacks an option, or an SM the precision.
         EngineError: The graph does not parse, or the builder failed; the message has the builder's first error.
         KeyboardInterrupt: The build was interrupted.
     """
-    backend, trt = tensorrt_from_backend(options.backend)
-    logger = _logger(trt)
-    logger.lines = []
+    backend = tensorrt_backend(options.backend)
+    trt = tensorrt_module(backend)
+    options = resolved(options, backend, gpu_sm())
+    with recorded(logger_of(trt)) as lines:
+        try:
+            return _built(trt, graph, options, timing_cache, voice)
+        finally:
+            if log is not None:
+                write_bytes(log, ("\n".join(lines) + "\n").encode())
+
+
+def _built(trt: Any, graph: bytes, options: EngineOptions, timing_cache: bytes | None, voice: Voice) -> BuiltEngine:
     started = time.perf_counter()
+    logger = logger_of(trt)
     builder = trt.Builder(logger)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     if options.plugin:
-        graph, flags = _with_plugin(backend, trt, graph, options, flags)
-    network = builder.create_network(flags)
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(graph) or network.num_layers == 0:
-        errors = [str(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise EngineError(
-            f"{backend} cannot read the graph", got=errors[0] if errors else _first_error(logger, "no layers")
-        )
-    config = builder.create_builder_config()
-    if backend == "tensorrt-rtx":
-        config.num_compute_capabilities = len(options.sms)
-        for index, sm in enumerate(options.sms):
-            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), index)
-    _add_profile(builder, config, network, options)
-    with voice.track(f"build {options.precision.value}", 0) as track:
-        monitor = _progress_monitor(trt, track)
+        graph, flags = _with_plugin(trt, graph, options, flags)
+    network = network_from_onnx(trt, builder, graph, flags)
+    config = config_from_options(trt, builder, network, options)
+    if options.backend == "tensorrt" and not use_timing_cache(config, timing_cache or b"") and timing_cache:
+        voice.warn("the timing cache is from another TensorRT or GPU; a new one is made")
+    with voice.track(f"build {options.precision.value}", STEPS) as track:
+        monitor = monitor_of(trt, BuildProgress(track))
         config.progress_monitor = monitor
-        plan = builder.build_serialized_network(network, config)
+        serialized = builder.build_serialized_network(network, config)
     if monitor.interrupted:
         raise KeyboardInterrupt
-    if plan is None:
-        raise EngineError(f"{backend} could not build the engine", got=_first_error(logger, "no error was logged"))
+    if serialized is None:
+        raise EngineError(
+            f"{options.backend} could not build the engine", got=first_error(logger.lines, "no error was logged")
+        )
+    data = bytes(serialized)
     return BuiltEngine(
-        plan=bytes(plan),
-        backend=backend,
+        data=data,
+        options=options,
         version=trt.__version__,
-        log=tuple(logger.lines),
+        plan=_plan(trt, network, data, options),
         layers=network.num_layers,
         seconds=time.perf_counter() - started,
+        timing_cache=bytes(config.get_timing_cache().serialize()) if options.backend == "tensorrt" else None,
     )
 
 
-def _with_plugin(backend: str, trt: Any, graph: bytes, options: EngineOptions, flags: int) -> tuple[bytes, int]:
+def _plan(trt: Any, network: Any, data: bytes, options: EngineOptions) -> Plan:
+    if options.backend == "tensorrt-rtx":
+        return read_plan(data)
+    kinds = {trt.LayerType.CONVOLUTION: "conv", trt.LayerType.MATRIX_MULTIPLY: "linear"}
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    weighted = {layer.name: kinds[layer.type] for layer in layers if layer.type in kinds}
+    return plan_from_engine(trt, data, weighted, (options.sms or (0,))[0])
+
+
+def _with_plugin(trt: Any, graph: bytes, options: EngineOptions, flags: int) -> tuple[bytes, int]:
     """Registers the LRN plugin, and takes the nodes' function bodies out: the parser prefers them to a plugin."""
     import onnx
     import onnx_ir as ir
@@ -104,86 +136,12 @@ def _with_plugin(backend: str, trt: Any, graph: bytes, options: EngineOptions, f
     model = ir.from_proto(onnx.load_from_string(graph))
     if not plugin_nodes(model):
         raise EngineError("the graph has no LRN node for the plugin", remedy="lower it with `export --lrn plugin`")
-    if backend == "tensorrt-rtx":
+    sms = options.sms or ()
+    if options.backend == "tensorrt-rtx":
         plugin_rtx.register(trt)
-        plugin_rtx.build_for(options.sms)
+        plugin_rtx.build_for(sms)
     else:
-        sm = gpu_sm()
-        if sm is None:
-            raise EngineError("TensorRT builds for the GPU at hand", got="no CUDA device")
-        plugin_tensorrt.register(trt, sm)
+        plugin_tensorrt.register(trt, sms[0])
         flags |= plugin_tensorrt.creation_flag(trt)
     # Not graph_bytes: without its bodies the model is not complete ONNX.
     return ir.to_proto(without_bodies(model)).SerializeToString(), flags
-
-
-def write_log(path: Path, log: tuple[str, ...]) -> None:
-    """Writes the builder's log beside the engine, without the lines that only say there is no driver."""
-    from alexnet_deploy.artifacts import write_bytes
-
-    kept = [line for line in log if _NO_DRIVER not in line]
-    write_bytes(path, ("\n".join(kept) + "\n").encode())
-
-
-def _add_profile(builder: Any, config: Any, network: Any, options: EngineOptions) -> None:
-    image = network.get_input(0)
-    sides = tuple(image.shape)[1:]
-    if any(side < 0 for side in sides):
-        raise EngineError("the graph's image size is dynamic", got=tuple(image.shape), expected="(-1, 3, S, S)")
-    if image.shape[0] != -1:
-        return
-    profile = builder.create_optimization_profile()
-    batches = (options.min_batch, options.opt_batch, options.max_batch)
-    profile.set_shape(image.name, *[(batch, *sides) for batch in batches])
-    config.add_optimization_profile(profile)
-
-
-def _first_error(logger: Any, otherwise: str) -> str:
-    errors = [line for line in logger.lines if "ERROR" in line.split("]")[0] and _NO_DRIVER not in line]
-    return errors[0] if errors else otherwise
-
-
-_LOGGERS: dict[str, Any] = {}
-
-
-def _logger(trt: Any) -> Any:
-    """One logger a process and backend: TensorRT keeps the first it is given and warns about others."""
-    name = trt.__name__
-    if name not in _LOGGERS:
-
-        class Logger(trt.ILogger):  # type: ignore[misc]
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-                self.lines: list[str] = []
-
-            def log(self, severity: Any, message: str) -> None:
-                level = int(severity)
-                if level <= int(trt.ILogger.Severity.INFO):
-                    self.lines.append(f"[{_LOG_LEVELS[level]}] {message}")
-
-        _LOGGERS[name] = Logger()
-    return _LOGGERS[name]
-
-
-def _progress_monitor(trt: Any, track: Any) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Advances the bar; a KeyboardInterrupt inside a callback cancels the build."""
-
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.interrupted = False
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            track.advance(0, phase_name)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            try:
-                track.advance(1, phase_name)
-            except KeyboardInterrupt:
-                self.interrupted = True
-            return not self.interrupted
-
-        def phase_finish(self, phase_name: str) -> None:
-            pass
-
-    return Monitor()

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
 
-from alexnet_deploy.errors import EngineError, PrecisionProofError
+from alexnet_deploy.engines.proof import Plan, PlanLayer
+from alexnet_deploy.errors import EngineError
 from alexnet_deploy.lrn.launch import carried_sms
 from alexnet_deploy.lrn.node import NODE, POOLED_NODE
 from alexnet_deploy.specs import Precision
@@ -39,59 +38,6 @@ _INT4_WEIGHTS = re.compile(
     rb'\n\s+mul=\{ name="int4_block_dq" output=\{"(?P<out>[^"]+)"[^}]*\} input=\{"(?P<weights>[^"]+)"'
 )
 _SOURCE = re.compile(rb"\[ONNX Layer: ([^\]]+)\]")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanLayer:
-    """A convolution or fully connected layer of a plan.
-
-    Attributes:
-        precision: Of the arithmetic: the wider of activation and weight type; `int4` where that is FP16 and the
-            weights are INT4.
-        weight_bytes: Bytes of the weight constant as the plan holds it, padding included.
-    """
-
-    name: str
-    op: str
-    precision: str
-    weight_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What was read off a plan.
-
-    Attributes:
-        sms: GPU architectures it holds code for.
-        layers: Weighted layers in the order of the plan.
-        weight_bytes_by_type: Bytes of all constants, by type.
-        reformats: Kernels that only move, cast or reshape data.
-        plugins: Nodes that became our LRN plugin, by name of the plugin.
-        plugin_sms: The SMs for which each of them carries a kernel.
-    """
-
-    sms: tuple[int, ...]
-    size_bytes: int
-    layers: tuple[PlanLayer, ...]
-    weight_bytes_by_type: dict[str, int]
-    reformats: int
-    plugins: tuple[str, ...] = ()
-    plugin_sms: tuple[int, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return {
-            "sms": [f"sm{sm}" for sm in self.sms],
-            "size_bytes": self.size_bytes,
-            "layers": [
-                {"name": row.name, "op": row.op, "precision": row.precision, "weight_bytes": row.weight_bytes}
-                for row in self.layers
-            ],
-            "weight_bytes_by_type": self.weight_bytes_by_type,
-            "reformats": self.reformats,
-            "plugins": list(self.plugins),
-            "plugin_sms": [f"sm{sm}" for sm in self.plugin_sms],
-        }
 
 
 def read_plan(data: bytes) -> Plan:
@@ -170,40 +116,3 @@ def _layer(
     return PlanLayer(
         name=name, op=_WEIGHTED[match["kind"]], precision=precision or "unknown", weight_bytes=payloads.get(weight, 0)
     )
-
-
-def require_plugins(plan: Plan, expected: int) -> None:
-    """Every LRN of the graph is our plugin in the plan, with a kernel for every SM of the engine.
-
-    Raises:
-        PrecisionProofError: A norm is missing, or a kernel.
-    """
-    if len(plan.plugins) != expected or not set(plan.sms) <= set(plan.plugin_sms):
-        raise PrecisionProofError(
-            "the LRN plugin is not in the engine for every norm and SM",
-            got=f"{len(plan.plugins)} norms, kernels for {', '.join(f'sm{sm}' for sm in plan.plugin_sms) or 'no SM'}",
-            expected=f"{expected} norms, kernels for {', '.join(f'sm{sm}' for sm in plan.sms)}",
-            remedy="report it with the versions that `alexnet-deploy doctor` prints; --lrn native does without",
-        )
-
-
-def require_precision(plan: Plan, precision: str, expected: list[str]) -> None:
-    """The precision proof: every weighted layer of the graph is in the plan, in the precision asked for.
-
-    Args:
-        plan: What was built.
-        precision: What was asked for.
-        expected: Names of the graph's convolutions and fully connected layers.
-
-    Raises:
-        PrecisionProofError: A layer is missing or has another precision.
-    """
-    found = {layer.name: layer.precision for layer in plan.layers}
-    wrong = {name: found.get(name, "missing") for name in expected if found.get(name) != precision}
-    if wrong:
-        raise PrecisionProofError(
-            f"{len(wrong)} of {len(expected)} layers did not become {precision}",
-            got=", ".join(f"{name} {got}" for name, got in wrong.items()),
-            expected=f"{precision} for {', '.join(expected)}",
-            remedy="leave SM75 out of --sm, or say --allow-float to keep the engine",
-        )

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.artifacts import sha256_of
 from alexnet_deploy.bench.bench import BENCH_SCHEMA, BenchOptions, Candidate, artifact_size, rows_from_candidates
-from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner, evaluation_source
+from alexnet_deploy.bench.runner import EVALUATION_BATCH, EvaluationData, RemoteRunner, evaluation_source
 from alexnet_deploy.data.batches import Skipped, undamaged
 from alexnet_deploy.data.shipped import Split, shipped_hashes
 from alexnet_deploy.data.sources import ImageSource
-from alexnet_deploy.engines.options import EngineOptions
+from alexnet_deploy.engines.options import EngineOptions, Profile, able_sms
 from alexnet_deploy.errors import DataError, InputError, MissingDependencyError, PrecisionProofError
-from alexnet_deploy.machine import count_gpus, cpu_flags, environment
+from alexnet_deploy.machine import count_gpus, cpu_flags, environment, gpu_sm
 from alexnet_deploy.optional import is_installed
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.precision.table import CalibrationTable
-from alexnet_deploy.runtimes.engine import NOT_RUN
+from alexnet_deploy.runtimes.admission import NOT_RUN
 from alexnet_deploy.runtimes.open import RUNTIMES
-from alexnet_deploy.runtimes.session import SessionSpec
+from alexnet_deploy.runtimes.session import CUDA_GRAPH, SessionSpec
 from alexnet_deploy.specs import QUANTIZED, Lowering, Precision, Target
 
 if TYPE_CHECKING:
@@ -31,12 +31,23 @@ if TYPE_CHECKING:
 
 _NO_BF16 = "this CPU has no bf16 multipliers; it would be emulated"
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+# Whose graph a runtime of ONNX gets.
+_TARGETS = {
+    "onnxruntime-cpu": Target.ONNXRUNTIME_CPU,
+    "openvino": Target.OPENVINO,
+    "onnxruntime-cuda": Target.TENSORRT,
+    "onnxruntime-tensorrt": Target.TENSORRT,
+    "onnxruntime-tensorrt-rtx": Target.TENSORRT_RTX,
+}
+_ENGINES = ("tensorrt", "tensorrt-rtx")
 # What every runtime can hold here, in the order of the report.
 _OFFERED = {
     "torch": (Precision.FP32, Precision.BF16),
     "onnxruntime-cpu": (Precision.FP32, Precision.INT8),
     "openvino": (Precision.FP32, Precision.BF16, Precision.INT8),
     "onnxruntime-cuda": (Precision.FP32, Precision.FP16),
+    "onnxruntime-tensorrt": (Precision.FP16, Precision.INT8),
+    "onnxruntime-tensorrt-rtx": (Precision.FP16, Precision.INT8),
     "tensorrt": (Precision.FP16, Precision.INT8),
     "tensorrt-rtx": (Precision.FP16, Precision.INT8),
 }
@@ -137,21 +148,29 @@ def _require_fresh(deployment: Deployment, source: ImageSource, kept: NDArray[np
 def _candidates(deployment: Deployment, runtime: str, options: BenchOptions) -> Iterator[Candidate]:
     for precision in _OFFERED[runtime]:
         reason = _why_not(deployment, runtime, precision)
-        bf16 = precision is Precision.BF16
-        spec = SessionSpec(
-            runtime=runtime,
-            precision=precision,
-            path=Path(),
-            threads=options.threads,
-            hint="bf16" if bf16 and runtime == "openvino" else None,
-        )
-        if reason is not None:
-            yield Candidate(spec=spec, reason=reason)
-        else:
-            try:
-                yield _with_artifact(deployment, spec)
-            except PrecisionProofError as exc:
-                yield Candidate(spec=spec, reason=str(exc), status="failed")
+        for hint in _hints(runtime, precision):
+            spec = SessionSpec(
+                runtime=runtime,
+                precision=precision,
+                path=Path(),
+                threads=options.threads,
+                hint=hint,
+                max_batch=max(*options.batches, EVALUATION_BATCH),
+            )
+            if reason is not None:
+                yield Candidate(spec=spec, reason=reason)
+            else:
+                try:
+                    yield _with_artifact(deployment, spec)
+                except PrecisionProofError as exc:
+                    yield Candidate(spec=spec, reason=str(exc), status="failed")
+
+
+def _hints(runtime: str, precision: Precision) -> tuple[str | None, ...]:
+    """What a runtime is told beyond the graph; a row each."""
+    if runtime == "openvino" and precision is Precision.BF16:
+        return ("bf16",)
+    return (None, CUDA_GRAPH) if runtime in _ENGINES and count_gpus() else (None,)
 
 
 def _why_not(deployment: Deployment, runtime: str, precision: Precision) -> str | None:
@@ -162,7 +181,7 @@ def _why_not(deployment: Deployment, runtime: str, precision: Precision) -> str 
         return _NO_BF16
     if runtime == "openvino" and not is_installed("openvino"):
         return "not installed; pip install 'alexnet-deploy[openvino]'"
-    if runtime == "onnxruntime-cuda" and count_gpus() == 0:
+    if runtime.startswith("onnxruntime-") and runtime != "onnxruntime-cpu" and count_gpus() == 0:
         return "no CUDA device"
     return None
 
@@ -172,21 +191,28 @@ def _with_artifact(deployment: Deployment, spec: SessionSpec) -> Candidate:
     lrn: str | None
     if spec.runtime == "torch":
         path, lrn = deployment.source, Lowering.BANDED.value
-    elif spec.runtime in ("tensorrt", "tensorrt-rtx"):
+    elif spec.runtime in _ENGINES:
         return _engine(deployment, spec)
     else:
-        target = Target.OPENVINO if spec.runtime == "openvino" else Target.ONNXRUNTIME_CPU
-        if spec.runtime == "onnxruntime-cuda":
-            target = Target.TENSORRT
         # bf16 on OpenVINO is a hint over the FP32 graph.
-        graph = deployment.graph(Precision.FP32 if precision is Precision.BF16 else precision, target)
+        wanted = Precision.FP32 if precision is Precision.BF16 else precision
+        graph = deployment.graph(wanted, _TARGETS[spec.runtime])
         path, lrn = graph.path, graph.facts.get("lrn")
     return Candidate(spec=dataclasses.replace(spec, path=path, lrn=lrn), size_bytes=artifact_size(path))
 
 
 def _engine(deployment: Deployment, spec: SessionSpec) -> Candidate:
+    sm = gpu_sm()
+    if sm is not None and spec.runtime == "tensorrt-rtx" and sm not in able_sms(spec.precision):
+        return Candidate(spec=spec, reason=f"TensorRT-RTX has no {spec.precision.value} for SM{sm}")
+    options = EngineOptions(
+        precision=spec.precision,
+        backend=spec.runtime,
+        sms=None if sm is None else (sm,),
+        profiles=(Profile(max=spec.max_batch),),
+    )
     try:
-        engine = deployment.engine(EngineOptions(precision=spec.precision, backend=spec.runtime))
+        engine = deployment.engine(options)
     except MissingDependencyError as exc:
         return Candidate(spec=spec, reason=f"{exc.problem}; {exc.remedy}")
     reason = f"{NOT_RUN}no CUDA device" if count_gpus() == 0 else None

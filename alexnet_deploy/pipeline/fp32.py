@@ -42,6 +42,7 @@ def fp32_from_source(source: Path, *, variant: str | None, preprocessing: str | 
         ParityError: The graph computes something else than its source.
     """
     from alexnet_deploy import export, graph
+    from alexnet_deploy.lrn.lowering import lrn_nodes, spec_of
 
     if source.suffix == ".onnx":
         result, info, images, reference = _from_graph(source, preprocessing, opset, voice)
@@ -68,6 +69,9 @@ def fp32_from_source(source: Path, *, variant: str | None, preprocessing: str | 
         "precision": Precision.FP32.value,
         "lrn": "native",
         "opset": opset,
+        # So that later stages find their artifacts again without opening the graph.
+        "layers": [layer.name for layer in graph.weighted_nodes(result.model)],
+        "norms": [dataclasses.asdict(spec_of(node)) for node in lrn_nodes(result.model)],
         "changes": list(result.changes),
         "lrn_recovered": [dataclasses.asdict(lrn) for lrn in result.recovered],
         "parity": found.to_json(),

@@ -19,13 +19,13 @@ from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import DataError, ParityError
 from alexnet_deploy.machine import usable_cpus
 from alexnet_deploy.pipeline.int8 import Int8Maker
-from alexnet_deploy.pipeline.timed import ROUNDS, TIMED_TARGETS, timed
+from alexnet_deploy.pipeline.timed import ROUNDS, timed
 from alexnet_deploy.precision.guard import Guarded, guarded
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import SessionSpec
-from alexnet_deploy.specs import Lowering, Precision, Target
+from alexnet_deploy.specs import CPU_TARGETS, Lowering, Precision, Target
 from alexnet_deploy.weights import ModelInfo
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def guard_choice(maker: Int8Maker, max_drop: float, *, voice: Voice) -> Guarded:
     def gains() -> dict[str, Ratio]:
         return _gains(maker, voice)
 
-    timeable = maker.target in TIMED_TARGETS
+    timeable = maker.target in CPU_TARGETS
     return guarded(maker.layers, evaluate, guards.labels, max_drop, gains=gains if timeable else None, voice=voice)
 
 

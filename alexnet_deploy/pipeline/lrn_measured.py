@@ -13,10 +13,10 @@ from alexnet_deploy.bench.statistics import ratio_from_samples
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.machine import environment
 from alexnet_deploy.pipeline.lrn_choice import LrnChoice
-from alexnet_deploy.pipeline.timed import BATCH, ROUNDS, RUNS, TIMED_TARGETS, timed
+from alexnet_deploy.pipeline.timed import BATCH, ROUNDS, RUNS, timed
 from alexnet_deploy.pipeline.workspace import Made, Workspace
 from alexnet_deploy.progress import Voice
-from alexnet_deploy.specs import Lowering, Precision, Preprocessing, Target
+from alexnet_deploy.specs import CPU_TARGETS, Lowering, Precision, Preprocessing, Target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -43,8 +43,8 @@ def measured_choice(
         InputError: The target's runtime is not one that a CPU can be timed with.
         SessionError: A lowering does not run here.
     """
-    if target not in TIMED_TARGETS:
-        raise InputError("no lowering can be timed for this target here", got=target.value, expected=TIMED_TARGETS)
+    if target not in CPU_TARGETS:
+        raise InputError("no lowering can be timed for this target here", got=target.value, expected=CPU_TARGETS)
     machine = environment()
 
     def stage() -> Made:

@@ -14,10 +14,10 @@ import numpy as np
 from alexnet_deploy.bench.statistics import ratio_from_samples
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.machine import environment
-from alexnet_deploy.pipeline.timed import BATCH, ROUNDS, RUNS, TIMED_TARGETS, timed
+from alexnet_deploy.pipeline.timed import BATCH, ROUNDS, RUNS, timed
 from alexnet_deploy.pipeline.workspace import Made, Workspace
 from alexnet_deploy.precision.qdq import Placement
-from alexnet_deploy.specs import Precision, Preprocessing, Target
+from alexnet_deploy.specs import CPU_TARGETS, Precision, Preprocessing, Target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -83,9 +83,9 @@ def measured_placement(
         InputError: The target cannot be timed here.
         SessionError: A placement does not run.
     """
-    if target not in TIMED_TARGETS:
+    if target not in CPU_TARGETS:
         raise InputError(
-            "no placement can be timed for this target here", got=target.value, expected=", ".join(TIMED_TARGETS)
+            "no placement can be timed for this target here", got=target.value, expected=", ".join(CPU_TARGETS)
         )
     machine = environment()
 

@@ -22,8 +22,8 @@ from alexnet_deploy.precision.qdq import DEFAULT_PLACEMENT, Placement, float8_fr
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.precision.weights import Rounding, nearest
 from alexnet_deploy.progress import Voice
-from alexnet_deploy.runtimes.proof import PROVED_TARGETS, layer_precisions, require_integers
-from alexnet_deploy.specs import QUANTIZED, GraphOptions, Lowering, Precision, Target
+from alexnet_deploy.runtimes.proof import layer_precisions, require_integers
+from alexnet_deploy.specs import CPU_TARGETS, QUANTIZED, GraphOptions, Lowering, Precision, Target
 from alexnet_deploy.weights import ModelInfo
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def graph_for_target(model: ir.Model, info: ModelInfo, request: GraphRequest, *,
         export.require_parity(found, f"the {precision.value} graph")
         facts["parity"] = found.to_json()
     data = graph.graph_bytes(converted)
-    if precision is Precision.INT8 and request.target in PROVED_TARGETS:
+    if precision is Precision.INT8 and request.target in CPU_TARGETS:
         layers = [layer.name for layer in graph.weighted_nodes(model) if layer.name not in facts["keep_float"]]
         facts["proof"] = _proved(data, request, layers, voice)
     return Made(data=data, facts=facts, tools=tool_versions("onnx", "onnx-ir"))

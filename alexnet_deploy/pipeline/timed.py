@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-# Targets that a machine without a GPU can time.
-TIMED_TARGETS = (Target.ONNXRUNTIME_CPU, Target.OPENVINO)
 BATCH, RUNS, ROUNDS = 16, 24, 8
 
 
@@ -34,7 +32,7 @@ def timed(
 
     Args:
         variants: Graphs as the target gets them, by name.
-        target: One of `TIMED_TARGETS`.
+        target: One of `CPU_TARGETS`.
         precision: Of the graphs.
         preprocessing: Of the images that a session is warmed up with.
         voice: Shows progress.

@@ -38,6 +38,8 @@ def _heading(document: dict[str, Any]) -> list[str]:
         lines.append(document["summary"])
     if document["sms"] and document["kind"] == "engine":
         lines.append(f"for {', '.join(document['sms'])}; {document['reformats']} kernels only move or cast data")
+        counts = ", ".join(f"{count} in {name}" for name, count in document["layers_by_precision"].items())
+        lines.append(f"convolutions and fully connected layers: {counts}")
     if document["weight_bytes_by_type"]:
         by_type = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in document["weight_bytes_by_type"].items())
         lines.append(f"weights by type: {by_type}")
@@ -49,7 +51,9 @@ def _heading(document: dict[str, Any]) -> list[str]:
         names = ", ".join(document["plugins"])
         lines.append(f"LRN plugins: {names}; with kernels for {', '.join(document['plugin_sms'])}")
     if document["path"] and document["passport"] is None and document["kind"] in ("engine", "onnx"):
-        lines.append("no passport beside it")
+        lines.append("no passport beside it, or a damaged one")
+    if document.get("passport_matches") is False:
+        lines.append("THE PASSPORT BESIDE IT IS OF ANOTHER FILE: the hashes differ")
     return lines
 
 

@@ -1,25 +1,39 @@
-"""ONNX Runtime on the CPU or on CUDA, without its silent fallback."""
+"""ONNX Runtime on the CPU, CUDA, TensorRT or TensorRT-RTX, without its silent fallback."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alexnet_deploy.errors import MissingDependencyError, RuntimeUnavailableError, SessionError
+from alexnet_deploy.errors import InputError, MissingDependencyError, RuntimeUnavailableError, SessionError
 from alexnet_deploy.machine import count_gpus
+from alexnet_deploy.optional import require
 from alexnet_deploy.runtimes.session import Session, SessionSpec
+from alexnet_deploy.specs import Precision
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
+CPU, CUDA, TENSORRT, RTX = (
+    "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider",
+)  # fmt: skip
+PROVIDERS = {
+    "onnxruntime-cpu": CPU,
+    "onnxruntime-cuda": CUDA,
+    "onnxruntime-tensorrt": TENSORRT,
+    "onnxruntime-tensorrt-rtx": RTX,
+}
+# The package that brings the TensorRT-RTX provider; ONNX Runtime's own builds have the others.
+RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
+_MOST_NODES = 8
 
 
 class OnnxRuntimeSession(Session):
-    """One provider, and an error where a node would run on another.
+    """One provider, and an error that names every node that would run on another.
 
     Raises:
         RuntimeUnavailableError: There is no CUDA device, or this build of ONNX Runtime lacks the provider.
+        MissingDependencyError: ONNX Runtime does not load, or the provider's package is not installed.
         SessionError: The graph does not load, or would fall back.
     """
 
@@ -31,37 +45,107 @@ class OnnxRuntimeSession(Session):
                 "ONNX Runtime does not load", got=exc, remedy="pip install --force-reinstall onnxruntime-gpu"
             ) from exc
         provider = PROVIDERS[spec.runtime]
-        if provider != "CPUExecutionProvider":
-            if count_gpus() == 0:
-                raise RuntimeUnavailableError("no CUDA device")
-            if provider not in onnxruntime.get_available_providers():
-                raise RuntimeUnavailableError(f"this build of ONNX Runtime has no {provider}")
-            onnxruntime.preload_dlls()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = spec.threads
         options.log_severity_level = 3
         # Threads that go on spinning after a run take the CPU from whatever is measured next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if provider != "CPUExecutionProvider":
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        if provider != CPU:
+            _require_device(onnxruntime, provider)
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        arguments = _provider_arguments(onnxruntime, options, provider, spec)
         try:
-            self._session: Any = onnxruntime.InferenceSession(str(spec.path), options, providers=[provider])
+            session: Any = onnxruntime.InferenceSession(str(spec.path), options, **arguments)
         except Exception as exc:  # its errors share no base class
             raise SessionError(
                 f"ONNX Runtime cannot load {spec.path.name} on {provider}", got=str(exc).split("\n")[0]
             ) from exc
-        if self._session.get_providers()[0] != provider:
-            raise SessionError(
-                "ONNX Runtime fell back", got=", ".join(self._session.get_providers()), expected=provider
-            )
-        image = self._session.get_inputs()[0]
+        if provider != CPU:
+            require_assigned(session, provider)
+        self._session: Any = session
+        self._most = spec.max_batch if provider in (TENSORRT, RTX) else None
+        image = session.get_inputs()[0]
         self._name = image.name
         channels, height, width = image.shape[1:]
         self.image_shape = (channels, height, width)
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._most is not None and len(images) > self._most:
+            # The provider would build another engine in the middle of whatever is being measured.
+            raise InputError("the session takes no batch of that size", got=len(images), expected=f"1 to {self._most}")
         outputs: NDArray[np.float32] = self._session.run(None, {self._name: images})[0]
         return outputs
 
     def close(self) -> None:
         self._session = None
+
+
+def _require_device(onnxruntime: Any, provider: str) -> None:
+    if count_gpus() == 0:
+        raise RuntimeUnavailableError("no CUDA device")
+    if provider != RTX and provider not in onnxruntime.get_available_providers():
+        raise RuntimeUnavailableError(f"this build of ONNX Runtime has no {provider}")
+    # The CUDA libraries that PyTorch's packages bring.
+    onnxruntime.preload_dlls()
+
+
+def _provider_arguments(onnxruntime: Any, options: Any, provider: str, spec: SessionSpec) -> dict[str, Any]:
+    """What the session is opened with, so that no provider but this one and the CPU's is tried."""
+    if provider == CPU:
+        return {"providers": [provider]}
+    if provider == RTX:
+        _add_rtx(onnxruntime, options, _profile_shapes(spec, "nv_profile_{}_shapes"))
+        return {}
+    # Without it ONNX Runtime prints an error and opens the session on the CPU. TensorRT takes types from the graph, so
+    # that its switches for FP16 and INT8 stay off.
+    chosen = _profile_shapes(spec, "trt_profile_{}_shapes") if provider == TENSORRT else {}
+    if provider == CUDA and spec.precision is Precision.FP32:
+        chosen["use_tf32"] = "0"
+    return {"providers": [(provider, chosen)], "enable_fallback": 0}
+
+
+def _add_rtx(onnxruntime: Any, options: Any, chosen: dict[str, str]) -> None:
+    package = require(RTX_PACKAGE, "the TensorRT-RTX provider of ONNX Runtime")
+    name = package.get_ep_name()
+    try:
+        if not any(device.ep_name == name for device in onnxruntime.get_ep_devices()):
+            onnxruntime.register_execution_provider_library(name, package.get_library_path())
+    except Exception as exc:  # its errors share no base class
+        raise SessionError("the TensorRT-RTX provider cannot be loaded", got=str(exc).split("\n")[0]) from exc
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
+    if not devices:
+        raise RuntimeUnavailableError("the TensorRT-RTX provider finds no device that it supports")
+    options.add_provider_for_devices(devices[:1], chosen)
+
+
+def _profile_shapes(spec: SessionSpec, key: str) -> dict[str, str]:
+    """Batches from 1 to the largest, so that one engine serves them all."""
+    import onnx
+
+    image = onnx.load(str(spec.path), load_external_data=False).graph.input[0]
+    sides = "x".join(str(side.dim_value) for side in image.type.tensor_type.shape.dim[1:])
+    batches = {"min": 1, "opt": 1, "max": spec.max_batch}
+    return {key.format(name): f"{image.name}:{batch}x{sides}" for name, batch in batches.items()}
+
+
+def require_assigned(session: Any, provider: str) -> None:
+    """Every node runs on the provider.
+
+    Raises:
+        SessionError: Some would run elsewhere; the message names them.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        raise SessionError("this ONNX Runtime does not say where a node runs", remedy="pip install -U onnxruntime-gpu")
+    elsewhere = [
+        f"{node.name or 'a nameless node'} ({node.op_type}) on {part.ep_name}"
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != provider
+        for node in part.get_nodes()
+    ]
+    if elsewhere:
+        more = f", and {len(elsewhere) - _MOST_NODES} more" if len(elsewhere) > _MOST_NODES else ""
+        raise SessionError(
+            f"{len(elsewhere)} nodes would not run on {provider}",
+            got=", ".join(elsewhere[:_MOST_NODES]) + more,
+            expected=f"every node on {provider}",
+        )

@@ -5,7 +5,10 @@ from __future__ import annotations
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.runtimes.session import Session, SessionSpec
 
-RUNTIMES = ("torch", "onnxruntime-cpu", "onnxruntime-cuda", "openvino", "tensorrt", "tensorrt-rtx")
+RUNTIMES = (
+    "torch", "onnxruntime-cpu", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx",
+    "tensorrt", "tensorrt-rtx",
+)  # fmt: skip
 
 
 def open_session(spec: SessionSpec) -> Session:
@@ -22,7 +25,7 @@ def open_session(spec: SessionSpec) -> Session:
             from alexnet_deploy.runtimes.torch_eager import TorchSession
 
             return TorchSession(spec)
-        case "onnxruntime-cpu" | "onnxruntime-cuda":
+        case "onnxruntime-cpu" | "onnxruntime-cuda" | "onnxruntime-tensorrt" | "onnxruntime-tensorrt-rtx":
             from alexnet_deploy.runtimes.onnxruntime import OnnxRuntimeSession
 
             return OnnxRuntimeSession(spec)

@@ -11,7 +11,6 @@ from alexnet_deploy.errors import PrecisionProofError, SessionError
 from alexnet_deploy.optional import require
 from alexnet_deploy.specs import Precision, Target
 
-PROVED_TARGETS = (Target.ONNXRUNTIME_CPU, Target.OPENVINO)
 # What ONNX Runtime's optimizers make of Q/DQ around a layer; anything else computes in float.
 _INTEGER_OPS = frozenset({
     "QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat",

@@ -17,17 +17,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# The hint that tells an engine's session to capture the network and replay it.
+CUDA_GRAPH = "cuda-graph"
+
+
 @dataclass(frozen=True, kw_only=True)
 class SessionSpec:
     """What to run, and how.
 
     Attributes:
-        runtime: torch, onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt or tensorrt-rtx.
+        runtime: A name in `open.RUNTIMES`.
         precision: Of the arithmetic.
         path: The artifact: a checkpoint for torch, ONNX or an engine for the others.
         threads: CPU threads.
         hint: What the runtime is told beyond the graph, as `bf16` for OpenVINO; None for nothing.
         lrn: Lowering of LRN in the artifact, for the record.
+        max_batch: The largest batch that will be asked for; runtimes that build an engine of the graph need it.
+        trust: Of an engine: open it without its passport.
     """
 
     runtime: str
@@ -36,11 +42,14 @@ class SessionSpec:
     threads: int
     hint: str | None = None
     lrn: str | None = None
+    max_batch: int = 16
+    trust: bool = False
 
     @property
     def name(self) -> str:
-        """`runtime/precision`, as in the keys of a bench."""
-        return f"{self.runtime}/{self.precision.value}"
+        """`runtime/precision`, as in the keys of a bench; with CUDA graphs it is another row."""
+        graph = f"+{CUDA_GRAPH}" if self.hint == CUDA_GRAPH else ""
+        return f"{self.runtime}/{self.precision.value}{graph}"
 
 
 class Session(ABC):

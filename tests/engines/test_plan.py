@@ -6,7 +6,8 @@ import struct
 
 import pytest
 
-from alexnet_deploy.engines.plan import MAGIC, Plan, PlanLayer, read_plan, require_precision
+from alexnet_deploy.engines.plan import MAGIC, read_plan
+from alexnet_deploy.engines.proof import Plan, PlanLayer, require_precision
 from alexnet_deploy.errors import EngineError, PrecisionProofError
 from alexnet_deploy.graph import weighted_nodes
 from alexnet_deploy.specs import Precision
@@ -19,7 +20,7 @@ ALL = list(BYTES)
 
 def plan_of(precision: Precision) -> Plan:
     pytest.importorskip("tensorrt_rtx")
-    return read_plan(small_engine(precision).plan)
+    return read_plan(small_engine(precision).data)
 
 
 @pytest.mark.parametrize("precision", ALL)
@@ -50,7 +51,7 @@ def test_the_plan_holds_every_weight_in_its_type(precision: Precision) -> None:
 def test_the_plan_says_its_targets_and_size(precision: Precision) -> None:
     plan = plan_of(precision)
     assert plan.sms == (86, 89)
-    assert plan.size_bytes == len(small_engine(precision).plan)
+    assert plan.size_bytes == len(small_engine(precision).data)
     assert plan.reformats >= 0
 
 
@@ -64,7 +65,11 @@ def test_the_plan_is_plain_values() -> None:
         "precision": "int8",
         "weight_bytes": plan.layers[0].weight_bytes,
     }
-    assert set(values) == {"sms", "size_bytes", "layers", "weight_bytes_by_type", "reformats", "plugins", "plugin_sms"}
+    assert values["layers_by_precision"] == {"int8": len(LAYERS)}
+    assert set(values) == {
+        "sms", "size_bytes", "layers", "layers_by_precision", "weight_bytes_by_type", "reformats", "plugins",
+        "plugin_sms",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("precision", ALL)
@@ -125,7 +130,7 @@ def test_what_is_not_an_engine_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.01])
 def test_an_engine_cut_short_is_refused(share: float) -> None:
     pytest.importorskip("tensorrt_rtx")
-    plan = small_engine(Precision.INT8).plan
+    plan = small_engine(Precision.INT8).data
     with pytest.raises(EngineError, match="cut short"):
         read_plan(plan[: int(share * len(plan))])
 

@@ -19,7 +19,7 @@ from onnx import helper
 
 from alexnet_deploy.engines.build import engine_from_onnx
 from alexnet_deploy.engines.options import EngineOptions
-from alexnet_deploy.engines.plan import Plan, read_plan, require_plugins, require_precision
+from alexnet_deploy.engines.proof import Plan, require_plugins, require_precision
 from alexnet_deploy.errors import EngineError, PrecisionProofError
 from alexnet_deploy.graph import graph_bytes
 from alexnet_deploy.lrn.cubin import kernel_from_spec
@@ -50,7 +50,7 @@ def options_for(precision: Precision, sms: tuple[int, ...] = SMS, *, plugin: boo
 
 def built(precision: Precision, sms: tuple[int, ...] = SMS, *, plugin: bool = True, fuse_pool: bool = True) -> Plan:
     graph = plugin_graph(precision, fuse_pool)
-    return read_plan(engine_from_onnx(graph, options_for(precision, sms, plugin=plugin)).plan)
+    return engine_from_onnx(graph, options_for(precision, sms, plugin=plugin)).plan
 
 
 @cache
@@ -126,7 +126,7 @@ def tiny_graph(size: int, *, pooled: bool = False) -> bytes:
 
 @pytest.mark.parametrize("size", [2, 4, 17])
 def test_windows_that_the_native_layer_does_not_take_are_built(size: int) -> None:
-    plan = read_plan(engine_from_onnx(tiny_graph(size), options_for(Precision.FP32)).plan)
+    plan = engine_from_onnx(tiny_graph(size), options_for(Precision.FP32)).plan
     assert plan.plugins == (NODE,) and plan.plugin_sms == SMS
 
 
@@ -134,7 +134,7 @@ def test_many_builds_in_one_process_leave_nothing_behind_that_is_called() -> Non
     """TensorRT holds plugins without owning them: collected here, they would end the process."""
     graphs = (tiny_graph(5), tiny_graph(5, pooled=True))
     for build in range(20):
-        plan = read_plan(engine_from_onnx(graphs[build % 2], options_for(Precision.FP32)).plan)
+        plan = engine_from_onnx(graphs[build % 2], options_for(Precision.FP32)).plan
         assert plan.plugins == ((NODE, POOLED_NODE)[build % 2],)
         gc.collect()
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from alexnet_deploy.artifacts import read_passport, sha256_of
 from alexnet_deploy.data.shipped import Split, shipped_images
-from alexnet_deploy.engines.options import EngineOptions
+from alexnet_deploy.engines.options import EngineOptions, Profile
 from alexnet_deploy.engines.plan import read_plan
 from alexnet_deploy.errors import AlexnetDeployError, ArtifactError, InputError, PrecisionProofError
 from alexnet_deploy.export import run_onnx
@@ -217,7 +217,7 @@ def test_an_engine_has_the_proof_in_its_passport(deployment: Deployment, folder:
     )
     assert passport.tools["tensorrt-rtx"].startswith("1.")
     assert deployment.engine(options).reused
-    assert not deployment.engine(dataclasses.replace(options, max_batch=4)).reused
+    assert not deployment.engine(dataclasses.replace(options, profiles=(Profile(max=4),))).reused
 
 
 def test_an_engine_that_fails_its_proof_is_not_written(

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.engines.build import engine_from_onnx
-from alexnet_deploy.engines.options import EngineOptions, sms_from_text
-from alexnet_deploy.engines.plan import read_plan, require_precision
-from alexnet_deploy.errors import GraphError, InputError, PrecisionProofError
+from alexnet_deploy.engines.options import EngineOptions
+from alexnet_deploy.engines.proof import require_precision
+from alexnet_deploy.errors import GraphError, PrecisionProofError
 from alexnet_deploy.graph import graph_bytes, weighted_nodes
 from alexnet_deploy.precision.half import half_from_fp32
 from alexnet_deploy.precision.int4 import BLOCK, int4_from_fp32, linear_layers
@@ -115,7 +115,7 @@ def test_an_fp8_engine_proves_its_layers() -> None:
     pytest.importorskip("tensorrt_rtx")
     half = half_from_fp32(float8(), Precision.FP16)
     options = EngineOptions(precision=Precision.FP8, backend="tensorrt-rtx", sms=(89, 120))
-    plan = read_plan(engine_from_onnx(graph_bytes(half), options).plan)
+    plan = engine_from_onnx(graph_bytes(half), options).plan
     assert {layer.name: layer.precision for layer in plan.layers} == {
         name: "fp16" if name == "conv1" else "fp8" for name in [*CONVOLUTIONS, *LINEARS]
     }
@@ -128,7 +128,7 @@ def test_an_int4_engine_proves_its_weights() -> None:
     pytest.importorskip("tensorrt_rtx")
     half = half_from_fp32(int4(), Precision.FP16)
     options = EngineOptions(precision=Precision.INT4, backend="tensorrt-rtx", sms=(86, 89))
-    plan = read_plan(engine_from_onnx(graph_bytes(half), options).plan)
+    plan = engine_from_onnx(graph_bytes(half), options).plan
     by_name = {layer.name: layer for layer in plan.layers}
     assert {name: by_name[name].precision for name in by_name} == {
         **dict.fromkeys(CONVOLUTIONS, "fp16"), **dict.fromkeys(LINEARS, "int4"),
@@ -137,9 +137,3 @@ def test_an_int4_engine_proves_its_weights() -> None:
     assert plan.weight_bytes_by_type["int4"] == sum(sizes[name] for name in LINEARS) // 2
     for name in LINEARS:
         assert by_name[name].weight_bytes == sizes[name] // 2
-
-
-def test_sms_that_lack_the_type_are_refused_with_the_reason() -> None:
-    assert sms_from_text("all", Precision.FP8) == (89, 120, 121)
-    with pytest.raises(InputError, match="SM86 cannot hold fp8"):
-        sms_from_text("sm86,sm89", Precision.FP8)

@@ -11,14 +11,14 @@ from alexnet_deploy import export
 from alexnet_deploy.errors import PrecisionProofError, SessionError
 from alexnet_deploy.graph import write_graph
 from alexnet_deploy.precision.qdq import int8_from_fp32
-from alexnet_deploy.runtimes.proof import PROVED_TARGETS, layer_precisions, require_integers
-from alexnet_deploy.specs import Lowering, Target
+from alexnet_deploy.runtimes.proof import layer_precisions, require_integers
+from alexnet_deploy.specs import CPU_TARGETS, Lowering, Target
 from tests.graphs import CONVOLUTIONS, LINEARS, small_graph, small_table
 
 LAYERS = [*CONVOLUTIONS, *LINEARS]
 
 
-@pytest.fixture(params=PROVED_TARGETS, ids=str)
+@pytest.fixture(params=CPU_TARGETS, ids=str)
 def target(request: pytest.FixtureRequest) -> Target:
     chosen: Target = request.param
     if chosen is Target.OPENVINO:

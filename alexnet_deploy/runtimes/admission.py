@@ -1,0 +1,177 @@
+"""Whether an engine may be opened here, decided from its passport before a byte of it is deserialized.
+
+An engine is a program that runs with this process's rights. What is not in the passport is not trusted, and what the
+passport says must be what is here; the message says what differs, and the command that builds it anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alexnet_deploy.artifacts import read_passport, require_passport
+from alexnet_deploy.errors import EngineError, InputError, MissingDependencyError, RuntimeUnavailableError
+from alexnet_deploy.machine import count_gpus, cuda_driver_version, gpu_sm
+from alexnet_deploy.optional import is_installed, tensorrt_version
+
+# How a bench row begins whose engine was built and cannot be executed here.
+NOT_RUN = "built, not run: "
+RTX_MAGIC = b"vtrt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admitted:
+    """An engine that may be opened.
+
+    Attributes:
+        backend: `tensorrt` or `tensorrt-rtx`.
+        facts: Of its passport; empty where an engine without one is trusted.
+    """
+
+    path: Path
+    backend: str
+    facts: dict[str, Any]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What was asked of the builder."""
+        found: dict[str, Any] = self.facts.get("options", {})
+        return found
+
+    @property
+    def plugins(self) -> bool:
+        """Whether it needs our LRN plugin."""
+        return bool(self.options.get("plugin"))
+
+
+def admitted_engine(path: Path, runtime: str, *, trust: bool = False) -> Admitted:
+    """Checks, in this order: the passport and the hash, the backend, that it is installed, its version, that there is
+    a GPU, its SM, its driver, and what the plugin needs.
+
+    Args:
+        path: The engine.
+        runtime: `tensorrt` or `tensorrt-rtx`.
+        trust: Open it without a passport, or with one that does not match; what the passport says is checked still.
+
+    Raises:
+        InputError: There is no such file.
+        ArtifactError: The passport is missing, changed, or of another file.
+        EngineError: It was built by another version, or for another GPU or driver.
+        MissingDependencyError: The backend, or what the plugin needs, is not installed.
+        RuntimeUnavailableError: There is no GPU.
+    """
+    facts = engine_facts(path, trust=trust)
+    backend = facts.get("backend", runtime)
+    if backend != runtime:
+        raise InputError(f"{path.name} is an engine of {backend}", expected=f"one of {runtime}")
+    if not is_installed(runtime.replace("-", "_")):
+        tensorrt_version(runtime)
+    if facts:
+        _require_version(path, facts)
+    if count_gpus() == 0:
+        raise RuntimeUnavailableError(f"{NOT_RUN}no CUDA device")
+    if facts:
+        _require_sm(path, facts)
+        _require_driver(path, facts)
+    admitted = Admitted(path=path, backend=backend, facts=facts)
+    if admitted.plugins and backend == "tensorrt-rtx" and not is_installed("cuda.bindings"):
+        raise MissingDependencyError(
+            f"{path.name} has our LRN plugin, which launches its kernel through cuda-bindings",
+            remedy="pip install 'alexnet-deploy[cuda]', or build the engine with --lrn native",
+        )
+    return admitted
+
+
+def engine_backend(path: Path, facts: dict[str, Any]) -> str:
+    """Which backend built a file: as its passport says, or by how it begins where there is none."""
+    stated: str | None = facts.get("backend")
+    if stated is not None:
+        return stated
+    with path.open("rb") as file:
+        return "tensorrt-rtx" if file.read(len(RTX_MAGIC)) == RTX_MAGIC else "tensorrt"
+
+
+def engine_facts(path: Path, *, trust: bool = False) -> dict[str, Any]:
+    """What the passport says, and the builder's `version`; nothing where an engine is trusted without one.
+
+    Raises:
+        InputError: There is no such file, or it is no engine.
+        ArtifactError: The passport is missing, changed, or of another file.
+    """
+    if not trust:
+        passport = require_passport(path, because="says what built it; an engine is a program (--trust opens it)")
+        if passport.kind != "engine":
+            raise InputError(f"{path} is not an engine", got=passport.kind, expected="what build-engine makes")
+    elif not path.is_file():
+        raise InputError(f"{path} is not there", remedy="check the path")
+    else:
+        found = read_passport(path)
+        if found is None or found.kind != "engine":
+            return {}
+        passport = found
+    return passport.facts | {"version": passport.tools.get(passport.facts.get("backend", ""))}
+
+
+def _require_version(path: Path, facts: dict[str, Any]) -> None:
+    built, here = str(facts["version"]), tensorrt_version(facts["backend"])
+    lean = facts.get("options", {}).get("version_compatible", False)
+    if built == here or (lean and built.split(".")[0] == here.split(".")[0] and _numbers(built) <= _numbers(here)):
+        return
+    raise EngineError(
+        f"{path.name} was built by another version of {facts['backend']}",
+        got=f"built by {built}, here is {here}",
+        expected=f"{built}" + (f" or a later {built.split('.')[0]}.x" if lean else ""),
+        remedy=rebuild_command(facts),
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _require_sm(path: Path, facts: dict[str, Any]) -> None:
+    here = gpu_sm()
+    built = [int(sm.removeprefix("sm")) for sm in facts.get("plan", {}).get("sms", [])]
+    compatible = facts.get("options", {}).get("hardware_compatible")
+    if here in built or (compatible == "ampere+" and here is not None and here >= 80):
+        return
+    raise EngineError(
+        f"{path.name} was built for another GPU",
+        got=f"this GPU is SM{here}",
+        expected=", ".join(f"SM{sm}" for sm in built) or "an SM in its passport",
+        remedy=rebuild_command(facts, sm=here),
+    )
+
+
+def _require_driver(path: Path, facts: dict[str, Any]) -> None:
+    built, here = facts.get("driver"), cuda_driver_version()
+    # Built without a GPU, so without a driver: the runtime itself says what it needs.
+    if built is None or here is None or _numbers(here) >= _numbers(built):
+        return
+    raise EngineError(
+        f"{path.name} was built with a newer driver",
+        got=f"a driver for CUDA {here}",
+        expected=f"one for CUDA {built} or newer",
+        remedy=f"update the driver, or {rebuild_command(facts)}",
+    )
+
+
+def rebuild_command(facts: dict[str, Any], *, sm: int | None = None) -> str:
+    """The command that builds the engine of a passport anew, here or for another SM."""
+    options = facts.get("options", {})
+    parts = ["alexnet-deploy build-engine", f"--{facts['precision']}", f"--backend {facts['backend']}"]
+    if facts.get("source", "shipped") != "shipped":
+        parts.append(f"--model {facts['source']}")
+    if facts["backend"] == "tensorrt-rtx":
+        parts.append(f"--sm sm{sm}" if sm else "--sm " + ",".join(f"sm{each}" for each in options.get("sms", [])))
+    for profile in options.get("profiles", []):
+        parts.append(f"--profile {profile['min']}:{profile['opt']}:{profile['max']}")
+    for name in ("version_compatible", "refit", "strip"):
+        if options.get(name):
+            parts.append("--" + name.replace("_", "-"))
+    if options.get("hardware_compatible"):
+        parts.append(f"--hardware-compatible {options['hardware_compatible']}")
+    if options.get("plugin"):
+        parts.append("--lrn plugin")
+    return f"build it anew: {' '.join(parts)}"
