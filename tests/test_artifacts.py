@@ -217,7 +217,7 @@ def test_a_passport_that_is_not_text_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": 2},
+        {"schema": 1},
         {"parents": None},
         {"parents": {"path": "x"}},
         {"parents": [["x", "y"]]},
@@ -228,13 +228,48 @@ def test_a_passport_that_is_not_text_is_none(tmp_path: Path) -> None:
     ],
 )
 def test_a_passport_with_a_wrong_field_is_none(change: dict[str, Any], tmp_path: Path) -> None:
+    """With a digest that is right, so that the field alone is what is wrong."""
     path = with_passport(tmp_path)
-    values = json.loads(passport_path(path).read_text())
-    passport_path(path).write_text(json.dumps({**values, **change}))
+    values = json.loads(passport_path(path).read_text()) | change
+    passport_path(path).write_text(json.dumps(values | {"digest": digest_of(values)}))
     assert read_passport(path) is None
 
 
-@pytest.mark.parametrize("name", ["schema", "kind", "sha256", "parents", "request", "facts", "tools"])
+def digest_of(values: dict[str, Any]) -> str:
+    rest = {key: value for key, value in values.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "onnx"},
+        {"request": "abd"},
+        {"facts": {"keep_float": ["conv1"]}},
+        {"tools": {"alexnet-deploy": "9"}},
+        {"digest": "0" * 64},
+        {"digest": None},
+    ],
+)
+def test_a_passport_that_was_changed_is_none(change: dict[str, Any], tmp_path: Path) -> None:
+    path = with_passport(tmp_path)
+    values = json.loads(passport_path(path).read_text())
+    assert values["digest"] == digest_of(values)
+    passport_path(path).write_text(json.dumps(values | change))
+    assert read_passport(path) is None
+    with pytest.raises(ArtifactError, match="no passport") as caught:
+        require_passport(path, because="says what it is")
+    assert "changed" in str(caught.value.got)
+
+
+def test_a_passport_means_the_same_however_it_is_laid_out(tmp_path: Path) -> None:
+    path = with_passport(tmp_path)
+    values = json.loads(passport_path(path).read_text())
+    passport_path(path).write_text(json.dumps(dict(reversed(values.items()))))
+    assert read_passport(path) is not None
+
+
+@pytest.mark.parametrize("name", ["schema", "kind", "sha256", "parents", "request", "facts", "tools", "digest"])
 def test_a_passport_with_a_missing_field_is_none(name: str, tmp_path: Path) -> None:
     path = with_passport(tmp_path)
     values = json.loads(passport_path(path).read_text())

@@ -41,6 +41,8 @@ class BuildProgress:
         names = [phase.name for phase in self._open]
         if name in names:
             del self._open[names.index(name) :]
+        if not self._open:
+            self._show(name, STEPS)
 
     @property
     def fraction(self) -> float:
@@ -50,8 +52,8 @@ class BuildProgress:
             inner = min((phase.done + inner) / phase.steps, 1.0)
         return inner
 
-    def _show(self, note: str) -> None:
-        now = int(STEPS * self.fraction)
+    def _show(self, note: str, now: int | None = None) -> None:
+        now = int(STEPS * self.fraction) if now is None else now
         if now > self._shown:
             self._track.advance(now - self._shown, note)
             self._shown = now

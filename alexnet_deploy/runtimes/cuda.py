@@ -6,6 +6,7 @@ Built, not run on a GPU: the tests put a stand-in in pycuda's place, and hold th
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -53,10 +54,16 @@ class Device:
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """Makes the device current; a context left on pycuda's stack would abort the process at its end."""
+        """Makes the device current; a context left on pycuda's stack would abort the process at its end.
+
+        The function that uses it holds no object of TensorRT's in a variable of its own: see `_forget_frames`.
+        """
         self._context.push()
         try:
             yield
+        except BaseException as exc:
+            _forget_frames(exc)
+            raise
         finally:
             self._context.pop()
 
@@ -69,6 +76,14 @@ class Device:
         finally:
             # Takes it off the stack as well; after this it cannot be popped.
             self._context.detach()
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Empties the frames of an error that have ended: whoever keeps it keeps their variables, and TensorRT's objects
+    must not outlive their CUDA context."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 @contextlib.contextmanager
@@ -112,8 +127,13 @@ class Buffer:
             return False
         capacity = min(max(rows, 2 * len(self.host)), self._limit)
         self.free()
-        self.host = self._cuda.pagelocked_empty((capacity, *self._row), self._dtype)
-        self._memory = self._cuda.mem_alloc(self.host.nbytes)
+        host = self._cuda.pagelocked_empty((capacity, *self._row), self._dtype)
+        try:
+            self._memory = self._cuda.mem_alloc(host.nbytes)
+        except BaseException:
+            host.base.free()
+            raise
+        self.host = host
         return True
 
     def upload(self, rows: int, stream: Any) -> None:

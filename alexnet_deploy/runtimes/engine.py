@@ -76,28 +76,30 @@ class EngineSession(Session):
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._device is None or self._engine is None:
             raise SessionError("the session is closed")
-        batch = len(images)
-        profile = self._engine.range_of(batch)
         with self._device.current(), recorded(logger_of(self._engine.trt)):
-            context = self._prepared(profile, batch)
-            images_in, logits = self._buffers
-            np.copyto(images_in.host[:batch], images, casting="same_kind")
-            begun, copied, computed, done = self._events
-            begun.record(self._stream)
-            images_in.upload(batch, self._stream)
-            copied.record(self._stream)
-            self._compute(context, profile, batch)
-            computed.record(self._stream)
-            logits.download(batch, self._stream)
-            done.record(self._stream)
-            self._stream.synchronize()
-            self.device_times = DeviceTimes(
-                copy_in_ms=begun.time_till(copied),
-                compute_ms=copied.time_till(computed),
-                copy_out_ms=computed.time_till(done),
-            )
-            # A copy: the page-locked memory is the next run's.
-            return logits.host[:batch].astype(np.float32)
+            return self._run_on_device(images, self._engine.range_of(len(images)))
+
+    def _run_on_device(self, images: NDArray[np.float32], profile: BatchRange) -> NDArray[np.float32]:
+        batch, stream = len(images), self._stream
+        context = self._prepared(profile, batch)
+        images_in, logits = self._buffers
+        np.copyto(images_in.host[:batch], images, casting="same_kind")
+        begun, copied, computed, done = self._events
+        begun.record(stream)
+        images_in.upload(batch, stream)
+        copied.record(stream)
+        self._compute(context, profile, batch)
+        computed.record(stream)
+        logits.download(batch, stream)
+        done.record(stream)
+        stream.synchronize()
+        self.device_times = DeviceTimes(
+            copy_in_ms=begun.time_till(copied),
+            compute_ms=copied.time_till(computed),
+            copy_out_ms=computed.time_till(done),
+        )
+        # A copy: the page-locked memory is the next run's.
+        return logits.host[:batch].astype(np.float32)
 
     def _prepared(self, profile: BatchRange, batch: int) -> Any:
         """The profile's context, with room for the batch, its shape and its addresses."""
