@@ -135,6 +135,9 @@ def run_onnx(model: ir.Model, images: NDArray[np.float32]) -> NDArray[np.float32
     """Runs a graph on ONNX Runtime's CPU provider: `(N, 3, S, S)` to `(N, classes)`.
 
     A graph with a fixed batch is run as often as it takes; N must be a multiple of it.
+
+    Raises:
+        GraphError: ONNX Runtime does not load it, or fails on the images; the message has its words.
     """
     import onnxruntime
 
@@ -143,10 +146,19 @@ def run_onnx(model: ir.Model, images: NDArray[np.float32]) -> NDArray[np.float32
         model = lowered(model, Lowering.BANDED)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph_bytes(model), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
     size = input_shape(model)[0] or len(images)
-    return np.concatenate([session.run(None, {name: images[at : at + size]})[0] for at in range(0, len(images), size)])
+    data = graph_bytes(model)
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        parts = [session.run(None, {name: images[at : at + size]})[0] for at in range(0, len(images), size)]
+    except Exception as exc:  # its errors share no base class
+        raise GraphError(
+            "ONNX Runtime cannot run the graph, so that nothing can be compared with it",
+            got=str(exc).strip().split("\n")[0],
+            expected="standard operators, on types that they take",
+        ) from exc
+    return np.concatenate(parts)
 
 
 def parity(reference: NDArray[np.floating], outputs: NDArray[np.floating], tolerance: float) -> Parity:

@@ -16,6 +16,7 @@ from alexnet_deploy.weights import ModelInfo
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx
     import onnx_ir as ir
     from numpy.typing import NDArray
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 MAX_ONNX_BYTES = 2_000_000_000
 _INFO_KEY = "alexnet_deploy.model"
 INPUT_NAME = "input"
+# ONNX's version converter starts here.
+OLDEST_OPSET = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,8 @@ def read_graph(path: Path) -> ir.Model:
     """Opens an ONNX file.
 
     Raises:
-        InputError: It is missing, too large, not ONNX, or fails ONNX's checker.
+        InputError: It is missing, empty, too large, not ONNX, of another operator set, keeps its weights in a file that
+            is not there or not in its folder, or fails ONNX's checker.
     """
     import onnx
     import onnx_ir as ir
@@ -55,26 +59,65 @@ def read_graph(path: Path) -> ir.Model:
 
     if not path.is_file():
         raise InputError(f"there is no ONNX file {str(path)!r}", remedy="check the path")
-    if path.stat().st_size > MAX_ONNX_BYTES:
-        raise InputError(
-            f"{path} is too large", got=f"{path.stat().st_size} bytes", expected=f"{MAX_ONNX_BYTES} at most"
-        )
+    size = path.stat().st_size
+    if not 0 < size <= MAX_ONNX_BYTES:
+        problem = "too large" if size else "empty"
+        raise InputError(f"{path} is {problem}", got=f"{size} bytes", expected=f"1 to {MAX_ONNX_BYTES}")
     try:
         data = path.read_bytes()
-        proto = onnx.load_from_string(data)
+        try:
+            proto = onnx.load_from_string(data)
+        except DecodeError as exc:
+            raise InputError(f"{path} is not an ONNX file, or cut short", got=f"{size} bytes", remedy=_AGAIN) from exc
+        _require_known_opset(path, proto)
         # The checker reads bytes as they are; a model it would have to serialize first.
         checked: bytes | onnx.ModelProto = data
-        if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in proto.graph.initializer):
+        if external := [t for t in proto.graph.initializer if onnx.external_data_helper.uses_external_data(t)]:
+            _require_files(path, external)
             onnx.load_external_data_for_model(proto, str(path.parent))
             checked = proto
         onnx.checker.check_model(checked, full_check=False)
         if not proto.graph.node or not proto.graph.output:
             raise ValueError("it has no nodes or no outputs")
-    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as exc:
+        return ir.from_proto(proto)
+    except (OSError, ValueError, onnx.checker.ValidationError, ir.serde.SerdeError) as exc:
         raise InputError(
-            f"{path} is not a valid ONNX file", got=str(exc).strip().split("\n")[0], remedy="export it again"
+            f"{path} is not a valid ONNX file", got=str(exc).strip().split("\n")[0], remedy=_AGAIN
         ) from exc
-    return ir.from_proto(proto)
+
+
+_AGAIN = "export it, or copy it, again"
+
+
+def _require_known_opset(path: Path, proto: onnx.ModelProto) -> None:
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    found = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    if any(not OLDEST_OPSET <= version <= newest for version in found):
+        raise InputError(
+            f"{path} is of an operator set that this tool does not read",
+            got=f"opset {', '.join(map(str, found))}",
+            expected=f"opset {OLDEST_OPSET} to {newest}",
+            remedy="export it for one of these, or update the package onnx",
+        )
+
+
+def _require_files(path: Path, tensors: list[onnx.TensorProto]) -> None:
+    """Weights outside the file lie in its folder: anything else would let a model read what it likes."""
+    folder = path.parent.resolve()
+    for tensor in tensors:
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        file = folder / location
+        if not location or not file.resolve().is_relative_to(folder):
+            raise InputError(
+                f"{path} keeps weights outside its folder", got=f"{tensor.name} in {location!r}",
+                expected="a file beside it, named without .. and without a root",
+            )  # fmt: skip
+        if not file.is_file():
+            raise InputError(
+                f"{path} keeps its weights in {location}, which is not there", remedy="copy both into one folder"
+            )
 
 
 def graph_bytes(model: ir.Model) -> bytes:
@@ -291,10 +334,21 @@ def _precision_of(value: ir.Value) -> str:
 
 
 def inferred_copy(model: ir.Model) -> ir.Model:
-    """A copy with the shapes and types that ONNX can infer."""
+    """A copy with the shapes and types that ONNX can infer.
+
+    Raises:
+        GraphError: What the graph says of its shapes contradicts itself.
+    """
     import onnx
     import onnx_ir as ir
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True))
+    except onnx.shape_inference.InferenceError as exc:
+        raise GraphError(
+            "the graph's shapes or types contradict each other",
+            got=str(exc).strip().split("\n")[0],
+            remedy="export it again, without shapes written by hand",
+        ) from exc

@@ -88,15 +88,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_what_is_not_a_valid_graph_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "bad.onnx"
     path.write_bytes(data)
-    with pytest.raises(InputError, match="not a valid ONNX file") as caught:
+    with pytest.raises(InputError, match=r"not a valid ONNX file|is not an ONNX file|is empty") as caught:
         read_graph(path)
-    assert caught.value.got and caught.value.remedy
+    assert caught.value.got and (caught.value.remedy or caught.value.expected)
 
 
 def test_a_graph_cut_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "half.onnx"
     path.write_bytes(graph_bytes(small_graph())[:100_000])
-    with pytest.raises(InputError, match="not a valid ONNX file"):
+    with pytest.raises(InputError, match="cut short"):
         read_graph(path)
 
 

@@ -40,15 +40,19 @@ def config_from_options(trt: Any, builder: Any, network: Any, options: EngineOpt
     if options.hardware_compatible is not None:
         level = _member(trt.HardwareCompatibilityLevel, _HARDWARE[options.hardware_compatible])
         config.hardware_compatibility_level = level
-    for wanted, flag in (
-        (options.version_compatible, "VERSION_COMPATIBLE"),
-        (options.refit or options.strip, "REFIT"),
-        (options.strip, "STRIP_PLAN"),
-    ):
-        if wanted:
-            config.set_flag(_member(trt.BuilderFlag, flag))
+    for flag in _flags(options):
+        config.set_flag(_member(trt.BuilderFlag, flag))
     _add_profiles(builder, config, network, options)
     return config
+
+
+def _flags(options: EngineOptions) -> list[str]:
+    wanted = {
+        "VERSION_COMPATIBLE": options.version_compatible,
+        "REFIT": options.refit or options.strip,
+        "STRIP_PLAN": options.strip,
+    }
+    return [flag for flag, on in wanted.items() if on]
 
 
 def _member(enum: Any, name: str) -> Any:

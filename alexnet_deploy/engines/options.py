@@ -97,6 +97,7 @@ class EngineOptions:
             raise InputError(
                 "the batch profiles are none, or two of them are alike",
                 got=", ".join(map(str, self.profiles)) or "none",
+                expected="one or more, each another",
             )
         if self.workspace_bytes is not None and self.workspace_bytes < 0:
             raise InputError("no such workspace", got=f"{self.workspace_bytes} bytes", expected="0 or more")

@@ -44,7 +44,7 @@ def read_plan(data: bytes) -> Plan:
     """Reads a TensorRT-RTX plan.
 
     Raises:
-        EngineError: It is not one, is cut short, or holds no weighted layer in the known form.
+        EngineError: It is not one, is cut short, or does not show its tensors in the known form.
     """
     if data[:4] != MAGIC or len(data) < _MASK_OFFSET + 4:
         raise EngineError(
@@ -62,9 +62,10 @@ def read_plan(data: bytes) -> Plan:
     for match in _OPERATION.finditer(data):
         layer = _layer(match, types, payloads, int4)
         layers.setdefault(layer.name, layer)
-    if not layers:
+    # A graph without weighted layers has none, but any engine has tensors.
+    if not types:
         raise EngineError(
-            "the engine does not show its layers in the known form",
+            "the engine does not show its tensors in the known form",
             remedy="it may come from another version of TensorRT-RTX; this tool knows 1.7",
         )
     return Plan(

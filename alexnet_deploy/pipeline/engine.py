@@ -99,7 +99,7 @@ def _prove(workspace: Workspace, asked: EngineRequest, built: BuiltEngine) -> No
     proved = sum(layer.precision == precision for layer in plan.layers)
     weights = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in sorted(plan.weight_bytes_by_type.items()))
     workspace.voice.say(
-        f"  precision proof: {proved} of {len(expected)} layers in {precision}; weights {weights}; "
+        f"  precision proof: {proved} of {len(expected)} layers in {precision}; weights {weights or 'none'}; "
         f"{plan.reformats} kernels that only move or cast data"
         + (f"; {len(plan.plugins)} LRN plugins" if plan.plugins else "")
     )

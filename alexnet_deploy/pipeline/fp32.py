@@ -89,6 +89,7 @@ def _from_graph(
 
     original = read_graph(source)
     _require_fp32(source, original)
+    _require_images(source, input_shape(original))
     result = normalise(original, opset=opset)
     info = info_of(original) or _guessed_info(source, result.model, preprocessing, voice)
     set_info(result.model, info)
@@ -110,6 +111,21 @@ def _require_fp32(source: Path, model: ir.Model) -> None:
         )
 
 
+def _require_images(source: Path, shape: tuple[int | None, ...]) -> None:
+    """Preprocessing makes colour images of one square size; any other input would need another."""
+    _, channels, height, width = shape
+    if height is None or width is None:
+        raise InputError(f"{source} has a dynamic image size", got=_sides(shape), expected="a fixed height and width")
+    if channels != 3 or height != width:
+        raise InputError(
+            f"{source} does not read square colour images", got=_sides(shape), expected="one input of shape (N, 3, S, S)"
+        )
+
+
+def _sides(shape: tuple[int | None, ...]) -> str:
+    return "x".join("?" if side is None else str(side) for side in shape)
+
+
 _HALF = ("FLOAT16", "BFLOAT16")
 
 
@@ -117,8 +133,7 @@ def _guessed_info(source: Path, model: ir.Model, preprocessing: str | None, voic
     from alexnet_deploy.graph import input_shape
 
     side = input_shape(model)[2]
-    if side is None:
-        raise InputError(f"{source} has a dynamic image size", expected="a fixed height and width")
+    assert side is not None
     common: dict[str, Any] = {"image_size": side, "resize_size": max(side, 256)}
     caffe = any(name.startswith("conv1_w") for name in model.graph.initializers)
     chosen = preprocessing or ("caffe" if caffe else "imagenet")

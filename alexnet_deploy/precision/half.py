@@ -20,6 +20,8 @@ _FP16_MAX = float(np.finfo(np.float16).max)
 BF16_OPSET = 22
 # The squares inside LRN overflow FP16 for |x| above 255.
 _KEPT_IN_FP32 = frozenset({"LRN", "Softmax"})
+# Inputs that ONNX wants in FP32 whatever the type of the data: sizes, not values.
+_FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 
 
 def half_from_fp32(model: ir.Model, precision: Precision) -> ir.Model:
@@ -41,10 +43,10 @@ def half_from_fp32(model: ir.Model, precision: Precision) -> ir.Model:
     if precision is Precision.BF16:
         converted.graph.opset_imports[""] = max(BF16_OPSET, converted.graph.opset_imports[""])
     for value in list(converted.graph.initializers.values()):
-        _convert_initializer(value, dtype)
+        if not any(use.idx in _FP32_INPUTS.get(use.node.op_type, ()) for use in value.uses()):
+            _convert_initializer(value, dtype)
     for node in list(converted.graph):
-        for value in node.outputs:
-            value.dtype = ir.DataType.FLOAT if node.op_type in _KEPT_IN_FP32 else dtype
+        _convert_outputs(node, dtype)
     for node in list(converted.graph):
         if node.op_type in _KEPT_IN_FP32:
             _cast_around(converted, node, dtype)
@@ -55,6 +57,20 @@ def half_from_fp32(model: ir.Model, precision: Precision) -> ir.Model:
         if producer is not None and producer.op_type not in (_KEPT_IN_FP32 | {"Cast"}):
             _cast_output(converted, index, producer)
     return inferred_copy(converted)
+
+
+def _convert_outputs(node: ir.Node, dtype: ir.DataType) -> None:
+    """What was FP32 becomes the narrow type; shapes, indices and quantized values stay what they are."""
+    import onnx_ir as ir
+
+    if node.op_type in _KEPT_IN_FP32:
+        return
+    to = node.attributes.get("to")
+    if node.op_type == "Cast" and to is not None and to.as_int() == ir.DataType.FLOAT:
+        node.attributes["to"] = ir.AttrInt64("to", int(dtype))
+    for value in node.outputs:
+        if value.dtype == ir.DataType.FLOAT:
+            value.dtype = dtype
 
 
 def _convert_initializer(value: ir.Value, dtype: ir.DataType) -> None:
@@ -115,6 +131,8 @@ def _cast_readers(model: ir.Model, node: ir.Node, dtype: ir.DataType) -> None:
 
 def _cast_input(model: ir.Model, image: ir.Value, dtype: ir.DataType) -> None:
     uses = list(image.uses())
+    if not uses:
+        return
     cast = _cast(image, dtype, f"{image.name}.to_half")
     model.graph.insert_before(uses[0].node, cast)
     for use in uses:
@@ -153,7 +171,9 @@ def half_report(model: ir.Model, precision: Precision, table: CalibrationTable |
 
     dtype = (ir.DataType.FLOAT16 if precision is Precision.FP16 else ir.DataType.BFLOAT16).numpy()
     layers = list(weighted_nodes(model))
-    lost = {layer.name: int(((layer.weight != 0) & (layer.weight.astype(dtype) == 0)).sum()) for layer in layers}
+    # Weights that do not fit are refused where they are converted.
+    with np.errstate(over="ignore"):
+        lost = {layer.name: int(((layer.weight != 0) & (layer.weight.astype(dtype) == 0)).sum()) for layer in layers}
     report: dict[str, Any] = {
         "weights": sum(layer.weight.size for layer in layers),
         "underflow": sum(lost.values()),

@@ -338,7 +338,7 @@ def test_an_unknown_option_is_a_usage_error(run: Run, command: str) -> None:
         ["calibrate", "--images", "many"],
         ["build-engine", "--backend", "cuda"],
         ["build-engine", "--sm", "sm99"],
-        ["build-engine", "--min-batch", "9"],
+        ["build-engine", "--min-batch", "9", "--max-batch", "8"],
         ["build-engine", "--fp16", "--int8", "--output", "x.engine"],
         ["build-engine", "--calibration", "nothing.json", "--int8"],
         ["bench", "--runtime", "tflite"],

@@ -200,7 +200,7 @@ def engine_runner(backend: str, shape: tuple[int, ...], x: torch.Tensor, y: torc
     if plugin:
         lower_to_plugin(model)
     options = EngineOptions(precision=Precision.FP32, backend=backend, sms=(sm,), plugin=plugin)
-    plan = engine_from_onnx(graph_bytes(model), options).plan
+    plan = engine_from_onnx(graph_bytes(model), options).data
     trt: Any = importlib.import_module(module)
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     engine = runtime.deserialize_cuda_engine(plan)

@@ -245,3 +245,31 @@ def test_layers_may_be_fp16_in_a_graph_of_fp32(names: list[str]) -> None:
     data = graph_bytes(model)
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(onnx.load_from_string(data), strict_mode=True))
     assert 0 < relative_error(evaluate(model, images), expected) < 0.01
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
+def test_shapes_and_sizes_keep_their_types(precision: Precision) -> None:
+    """A graph from elsewhere computes shapes, casts them, and resizes by factors that ONNX wants in FP32."""
+    nodes = [
+        helper.make_node("Resize", ["x", "", "scales"], ["a"], name="resized", mode="nearest"),
+        helper.make_node("Shape", ["a"], ["s"], name="shape"),
+        helper.make_node("Cast", ["s"], ["t"], name="numbers", to=1),
+        helper.make_node("ReduceMax", ["t"], ["m"], name="largest", keepdims=0),
+        helper.make_node("Div", ["a", "m"], ["b"], name="divided"),
+        helper.make_node("Flatten", ["b"], ["y"], name="flat"),
+    ]
+    model = model_of(nodes, ["N", 3, 4, 4], {"scales": np.array([1, 1, 2, 2], np.float32)})
+    half = half_from_fp32(model, precision)
+    if precision is Precision.FP16:  # ONNX Runtime resizes no BF16
+        x = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+        assert relative_error(evaluate(half, x), evaluate(model, x)) < 1e-2
+    stored = half.graph.initializers["scales"].const_value
+    assert stored is not None and stored.dtype.name == "FLOAT"
+    types = {node.name: node.outputs[0].dtype for node in half.graph}
+    assert str(types["shape"]) == "INT64" and types["numbers"] == types["divided"] != types["flat.to_fp32"]
+
+
+def test_a_graph_that_does_not_read_its_images_is_left_alone() -> None:
+    nodes = [helper.make_node("Relu", ["c"], ["y"], name="relu")]
+    model = model_of(nodes, ["N", 3, 4, 4], {"c": np.ones((1, 2), np.float32)})
+    assert [node.op_type for node in half_from_fp32(model, Precision.FP16).graph] == ["Relu", "Cast"]

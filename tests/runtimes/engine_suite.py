@@ -122,7 +122,6 @@ def test_a_wrong_image_size_is_refused(rig: Rig) -> None:
 def test_the_device_times_a_run_copies_apart(graph: bool, rig: Rig) -> None:
     images = shipped_batch(16)
     with rig.session(rig.engine(), graph=graph) as session:
-        assert session.device_times is None
         for _ in range(3):
             session.run(images)
             times = session.device_times

@@ -68,7 +68,7 @@ class Memory:
         return self.bytes.__array_interface__
 
 
-class Stream:
+class HostStream:
     def __init__(self, cuda: HostCuda) -> None:
         cuda.require_current("make a stream")
         self.cuda, self.handle = cuda, next(cuda.addresses)
@@ -89,13 +89,13 @@ class Stream:
             work()
 
 
-class Event:
+class HostEvent:
     def __init__(self, cuda: HostCuda) -> None:
         cuda.require_current("make an event")
         self.cuda = cuda
         self.at: float | None = None
 
-    def record(self, stream: Stream) -> Event:
+    def record(self, stream: HostStream) -> HostEvent:
         self.at = None
         stream.put(self._happen)
         return self
@@ -103,13 +103,13 @@ class Event:
     def _happen(self) -> None:
         self.at = self.cuda.now_ms
 
-    def time_till(self, other: Event) -> float:
+    def time_till(self, other: HostEvent) -> float:
         if self.at is None or other.at is None:
             raise LogicError("cuEventElapsedTime failed: device not ready")
         return other.at - self.at
 
 
-class Context:
+class HostContext:
     """The primary context; pycuda keeps a stack of its own."""
 
     def __init__(self, cuda: HostCuda) -> None:
@@ -142,8 +142,8 @@ class HostCuda(ModuleType):
         super().__init__("pycuda.driver")
         self.addresses = itertools.count(0x1000, 0x1000)
         self.memory: dict[int, Memory] = {}
-        self.streams: dict[int, Stream] = {}
-        self.stack: list[Context] = []
+        self.streams: dict[int, HostStream] = {}
+        self.stack: list[HostContext] = []
         self.retained, self.allocations, self.now_ms = 0, 0, 0.0
         self.bytes_left: int | None = None
         self.graphs: dict[int, list[Work]] = {}
@@ -165,13 +165,13 @@ class HostCuda(ModuleType):
 
     def Device(self, index: int) -> Any:
         assert index == 0
-        return SimpleNamespace(retain_primary_context=lambda: Context(self))
+        return SimpleNamespace(retain_primary_context=lambda: HostContext(self))
 
-    def Stream(self) -> Stream:
-        return Stream(self)
+    def Stream(self) -> HostStream:
+        return HostStream(self)
 
-    def Event(self) -> Event:
-        return Event(self)
+    def Event(self) -> HostEvent:
+        return HostEvent(self)
 
     def mem_alloc(self, size: int) -> Memory:
         assert type(size) is int
@@ -185,7 +185,7 @@ class HostCuda(ModuleType):
         array: NDArray[Any] = np.asarray(held)
         return array
 
-    def memcpy_htod_async(self, dest: Memory, src: NDArray[Any], stream: Stream) -> None:
+    def memcpy_htod_async(self, dest: Memory, src: NDArray[Any], stream: HostStream) -> None:
         assert src.flags.c_contiguous and self.is_page_locked(src)
 
         def copy() -> None:
@@ -195,7 +195,7 @@ class HostCuda(ModuleType):
 
         stream.put(copy)
 
-    def memcpy_dtoh_async(self, dest: NDArray[Any], src: Memory, stream: Stream) -> None:
+    def memcpy_dtoh_async(self, dest: NDArray[Any], src: Memory, stream: HostStream) -> None:
         assert dest.flags.c_contiguous and self.is_page_locked(dest)
 
         def copy() -> None:
@@ -272,7 +272,8 @@ def graph_driver(cuda: HostCuda) -> ModuleType:
     module.cuGraphInstantiate, module.cuGraphLaunch = cuGraphInstantiate, cuGraphLaunch
     module.cuGraphDestroy = module.cuGraphExecDestroy = destroy
     module.CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
-    return module
+    made: ModuleType = module
+    return made
 
 
 @dataclass
@@ -315,7 +316,7 @@ class Engine:
         self.trt.gone("engine")
 
     def get_tensor_name(self, index: int) -> str:
-        return list(self.tensors)[index]
+        return str(list(self.tensors)[index])
 
     def get_tensor_mode(self, name: str) -> Any:
         return self.trt.TensorIOMode.INPUT if name in self.inputs else self.trt.TensorIOMode.OUTPUT
@@ -341,7 +342,8 @@ class ExecutionContext:
     """IExecutionContext that computes with ONNX Runtime when its stream gets there."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.trt, self.profile = engine, engine.trt, None
+        self.engine, self.trt = engine, engine.trt
+        self.profile: list[int] | None = None
         self.shape: tuple[int, ...] | None = None
         self.addresses: dict[str, int] = {}
         engine.contexts += 1
@@ -392,6 +394,16 @@ class ExecutionContext:
         cuda.now_ms += COMPUTE_MS
 
 
+TensorIOMode = enum.Enum("TensorIOMode", ["INPUT", "OUTPUT"])
+EngineValidity = enum.Enum("EngineValidity", ["VALID", "SUBOPTIMAL", "INVALID"])
+EngineInvalidityDiagnostics = enum.IntEnum(
+    "EngineInvalidityDiagnostics", {"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "OLD_CUDA_DRIVER": 4}
+)
+SpecializationStrategy = enum.Enum("SpecializationStrategy", ["LAZY", "EAGER", "NONE"])
+CudaGraphStrategy = enum.Enum("CudaGraphStrategy", ["DISABLED", "WHOLE_GRAPH_CAPTURE"])
+Severity = enum.IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"], start=0)
+
+
 class HostTensorRt(ModuleType):
     """tensorrt or tensorrt_rtx, as far as running goes."""
 
@@ -402,17 +414,13 @@ class HostTensorRt(ModuleType):
         self.cuda, self.behaviour = cuda, Behaviour()
         self.nptype = lambda dtype: dtype
         self.Builder = object
-        self.TensorIOMode = enum.Enum("TensorIOMode", ["INPUT", "OUTPUT"])
-        self.EngineValidity = enum.Enum("EngineValidity", ["VALID", "SUBOPTIMAL", "INVALID"])
-        self.EngineInvalidityDiagnostics = enum.IntEnum(
-            "EngineInvalidityDiagnostics", {"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "OLD_CUDA_DRIVER": 4}
-        )
-        self.DynamicShapesKernelSpecializationStrategy = enum.Enum("Strategy", ["LAZY", "EAGER", "NONE"])
-        self.CudaGraphStrategy = enum.Enum("CudaGraphStrategy", ["DISABLED", "WHOLE_GRAPH_CAPTURE"])
+        self.TensorIOMode, self.EngineValidity = TensorIOMode, EngineValidity
+        self.EngineInvalidityDiagnostics = EngineInvalidityDiagnostics
+        self.DynamicShapesKernelSpecializationStrategy = SpecializationStrategy
+        self.CudaGraphStrategy = CudaGraphStrategy
         module = self
 
-        class ILogger:
-            Severity = enum.IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"], start=0)
+        ILogger = type("ILogger", (), {"Severity": Severity})
 
         class Runtime:
             def __init__(self, logger: Any) -> None:
@@ -446,7 +454,7 @@ class HostTensorRt(ModuleType):
             return good
         from alexnet_deploy.trt_log import logger_of
 
-        logger_of(self).log(self.ILogger.Severity.ERROR, f"{call} was told to fail")
+        logger_of(self).log(Severity.ERROR, f"{call} was told to fail")
         return bad
 
     def gone(self, what: str) -> None:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from alexnet_deploy.artifacts import write_passport
 from alexnet_deploy.errors import InputError, RuntimeUnavailableError, SessionError
 from alexnet_deploy.export import lowered
 from alexnet_deploy.graph import write_graph
 from alexnet_deploy.machine import count_gpus
+from alexnet_deploy.optional import tensorrt_version
 from alexnet_deploy.precision.qdq import int8_from_fp32
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import Session, SessionSpec
@@ -145,7 +147,11 @@ def test_cuda_without_a_device_says_so(artifacts: dict[str, Path]) -> None:
 
 
 @NO_GPU
-@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])
-def test_an_engine_is_built_and_not_run(runtime: str, tmp_path: Path) -> None:
+def test_an_engine_is_built_and_not_run(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    path = tmp_path / "alexnet.engine"
+    path.write_bytes(b"vtrt")
+    facts = {"precision": "int8", "backend": "tensorrt-rtx", "plan": {"sms": ["sm89"]}}
+    write_passport(path, kind="engine", facts=facts, tools={"tensorrt-rtx": tensorrt_version("tensorrt-rtx")})
     with pytest.raises(RuntimeUnavailableError, match=r"^built, not run: "):
-        opened(runtime, tmp_path / "alexnet.engine", Precision.INT8)
+        opened("tensorrt-rtx", path, Precision.INT8)
