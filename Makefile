@@ -12,7 +12,7 @@ help:
 	@echo "make check      lint, formatting, types"
 	@echo "make bench      measure this machine anew and record it in benchmarks/results/"
 	@echo "make lrn-table  run every LRN implementation anew and record what it does in docs/lrn.md"
-	@echo "make gpu-check  what needs a GPU: build, run and compare there"
+	@echo "make gpu-check  what needs a GPU: build, run and compare there; one JSON and one Markdown file"
 	@echo "make setup      the set-up alone;  make clean  removes .venv and artifacts/"
 
 setup: $(STAMP)
@@ -45,9 +45,7 @@ lrn-table: setup
 	$(BIN)/python -m tests.lrn.table
 
 gpu-check: setup
-	$(BIN)/python -m pytest tests/gpu -m gpu -v
-	$(BIN)/alexnet-deploy doctor
-	$(BIN)/alexnet-deploy bench
+	$(BIN)/python -m benchmarks.gpu_check
 
 clean:
 	rm -rf $(VENV) artifacts

@@ -6,13 +6,15 @@ from html import escape
 from typing import Any
 
 from alexnet_deploy.report.svg import Point, bars, runtime_class, scatter
-from alexnet_deploy.report.terminal import percent, reasons, sentences
+from alexnet_deploy.report.terminal import label_of, percent, reasons, sentences
 
 _COLOURS = {
     "torch": ("#c2410c", "#fb923c"),
     "onnxruntime-cpu": ("#1d4ed8", "#7dabff"),
     "openvino": ("#7e22ce", "#c792f5"),
     "onnxruntime-cuda": ("#0e7490", "#5cc8e0"),
+    "onnxruntime-tensorrt": ("#7c3aed", "#b99cf5"),
+    "onnxruntime-tensorrt-rtx": ("#a21caf", "#e08bea"),
     "tensorrt": ("#4d7c0f", "#a3d65c"),
     "tensorrt-rtx": ("#15803d", "#6fdc97"),
 }
@@ -85,7 +87,7 @@ def _batch(document: dict[str, Any], batch: int) -> str:
     labelled = document["data"]["labelled"]
     points = [
         Point(
-            label=f"{row['runtime']} {row['precision']}",
+            label=label_of(row),
             runtime=row["runtime"],
             x=row["latency_ms"]["median"],
             interval=(row["latency_ms"]["ci95"][0], row["latency_ms"]["ci95"][1]),
@@ -114,7 +116,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
             *(
                 f"<td>{escape(text)}</td>"
                 for text in (
-                    row["precision"],
+                    label_of(row).removeprefix(f"{row['runtime']} "),
                     f"{latency['median']:.2f}" + (" ~" if latency["noisy"] else ""),
                     f"{latency['ci95'][0]:.2f} to {latency['ci95'][1]:.2f}",
                     f"{latency['p90']:.2f}",

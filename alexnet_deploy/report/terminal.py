@@ -55,11 +55,17 @@ def _table(batch: int, rows: list[dict[str, Any]], *, wide: bool) -> Table:
             f"{row['size_bytes'] / 1e6:.0f}" if row["size_bytes"] else "",
         ]
         shown_cells = [cell for cell, (_, shown) in zip(cells, columns, strict=True) if shown]
-        table.add_row(f"{row['runtime']} {row['precision']}", *shown_cells)
+        table.add_row(label_of(row), *shown_cells)
     if any(row["latency_ms"]["noisy"] for row in rows):
         table.caption = "~ noisy: half of the samples spread over more than a tenth of the median"
         table.caption_justify = "left"
     return table
+
+
+def label_of(row: dict[str, Any]) -> str:
+    """A row's runtime, precision, and what makes it another row than the one without."""
+    graph = " cuda-graph" if row["hint"] == "cuda-graph" else ""
+    return f"{row['runtime']} {row['precision']}{graph}"
 
 
 def _ms(milliseconds: float) -> str:
@@ -77,7 +83,7 @@ def reasons(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         if row["status"] != "ok":
             reason = str(row["reason"]).replace("\n", "; ")
-            lines[f"{row['runtime']} {row['precision']}: {row['status']}: {reason}"] = None
+            lines[f"{label_of(row)}: {row['status']}: {reason}"] = None
     return list(lines)
 
 

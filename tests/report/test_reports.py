@@ -338,3 +338,18 @@ def test_names_with_markup_are_shown_as_they_are() -> None:
     values = copy.deepcopy(inspect_variant(NetworkSpec(variant="owt")))
     values["summary"] = "[bold]x[/bold]"
     assert "[bold]x[/bold]" in inspected(values)
+
+
+def test_a_row_with_cuda_graphs_is_told_from_the_one_without() -> None:
+    values = document()
+    values["rows"] += [
+        row_of("tensorrt", "fp16", 1, 0.5),
+        row_of("tensorrt", "fp16", 1, 0.4, hint="cuda-graph", key="tensorrt/fp16+cuda-graph/1"),
+        skipped("tensorrt", "int8", 1, "no CUDA device") | {"hint": "cuda-graph"},
+    ]
+    console = Console(file=io.StringIO(), width=120)
+    print_bench(values, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "tensorrt fp16 cuda-graph" in text and "tensorrt int8 cuda-graph: skipped" in text
+    page = page_from_bench(values)
+    assert "<td>fp16 cuda-graph</td>" in page and "<td>fp16</td>" in page
