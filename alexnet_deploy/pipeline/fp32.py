@@ -118,7 +118,9 @@ def _require_images(source: Path, shape: tuple[int | None, ...]) -> None:
         raise InputError(f"{source} has a dynamic image size", got=_sides(shape), expected="a fixed height and width")
     if channels != 3 or height != width:
         raise InputError(
-            f"{source} does not read square colour images", got=_sides(shape), expected="one input of shape (N, 3, S, S)"
+            f"{source} does not read square colour images",
+            got=_sides(shape),
+            expected="one input of shape (N, 3, S, S)",
         )
 
 
