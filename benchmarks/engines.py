@@ -48,8 +48,8 @@ def main() -> None:
         {
             "schema": 1,
             "environment": environment(),
-            "what": f"build-engine as a command, paper variant at {CLASSES} classes, untrained, for sm86, sm89, sm120; the "
-            "graph is there. seconds of the whole process, interpreter included; peak is VmHWM",
+            "what": f"build-engine as a command, paper variant at {CLASSES} classes, untrained, for sm86, sm89, sm120; "
+            "the graph is there. seconds of the whole process, interpreter included; peak is VmHWM",
             "runs": runs,
             "rows": rows,
         },
