@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from alexnet_deploy.machine import count_gpus, cpu_flags, environment, version_of
+from alexnet_deploy.machine import count_gpus, cpu_flags, cuda_driver_version, environment, gpu_sm, version_of
 from alexnet_deploy.optional import is_installed
 
 _INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")
@@ -31,6 +31,13 @@ def diagnose() -> tuple[dict[str, Any], list[Finding]]:
         _package("tensorrt_rtx", "tensorrt-rtx", "building TensorRT-RTX engines, without a GPU too", extra="rtx"),
         _package("tensorrt", "tensorrt", "building TensorRT engines on a GPU", extra="tensorrt"),
         _package("pycuda", "pycuda", "running engines on a GPU", extra="cuda"),
+        _package("cuda.bindings", "cuda-bindings", "CUDA graphs, and the LRN plugin on a GPU", extra="cuda"),
+        _package(
+            "onnxruntime_ep_nv_tensorrt_rtx",
+            "onnxruntime-ep-nv-tensorrt-rtx",
+            "ONNX Runtime's TensorRT-RTX provider",
+            extra="rtx-provider",
+        ),
         _gpu(),
         _cpu_int8(),
         _cpu_bf16(),
@@ -51,7 +58,8 @@ def _package(
 def _gpu() -> Finding:
     count = count_gpus()
     if count:
-        return Finding(subject="CUDA", state="ok", detail=f"{count} device(s)")
+        detail = f"{count} device(s), the first SM{gpu_sm()}, a driver for CUDA {cuda_driver_version()}"
+        return Finding(subject="CUDA", state="ok", detail=detail)
     return Finding(
         subject="CUDA",
         state="missing",

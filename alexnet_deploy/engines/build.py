@@ -78,6 +78,10 @@ def engine_from_onnx(
     with recorded(logger_of(trt)) as lines:
         try:
             return _built(trt, graph, options, timing_cache, voice)
+        except EngineError as exc:
+            if log is not None and exc.remedy is None:
+                exc.remedy = f"the builder's log is {log}"
+            raise
         finally:
             if log is not None:
                 write_bytes(log, ("\n".join(lines) + "\n").encode())

@@ -51,6 +51,7 @@ def read_plan(data: bytes) -> Plan:
             "this is not a TensorRT-RTX engine",
             got=f"{data[:4]!r}, {len(data)} bytes",
             expected=f"it begins with {MAGIC!r}",
+            remedy="a TensorRT engine shows nothing of itself without its passport",
         )
     size = struct.unpack_from("<Q", data, _SIZE_OFFSET)[0]
     if size > len(data):

@@ -87,7 +87,9 @@ def _made(workspace: Workspace, path: Path, asked: EngineRequest) -> Made:
     if cache is not None and built.timing_cache:
         write_bytes(cache, built.timing_cache)
     _prove(workspace, asked, built)
-    return Made(data=built.data, facts=_facts(asked, built), tools={asked.options.backend: built.version})
+    # By the same way as admission asks for it: the distribution and the module may word it differently.
+    tools = {asked.options.backend: tensorrt_version(asked.options.backend)}
+    return Made(data=built.data, facts=_facts(asked, built), tools=tools)
 
 
 def _prove(workspace: Workspace, asked: EngineRequest, built: BuiltEngine) -> None:

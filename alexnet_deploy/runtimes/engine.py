@@ -52,10 +52,12 @@ class EngineSession(Session):
         self._stream: Any = None
         self._events: list[Any] = []
         self._engine: OpenedEngine | None = None
+        self._failed = False
         try:
             with driver_errors(f"{spec.path.name} cannot be opened"), self._device.current():
                 self._open(OpenedEngine(admitted, cuda_graphs=spec.hint == CUDA_GRAPH))
         except BaseException:
+            self._failed = True
             self.close()
             raise
 
@@ -76,8 +78,13 @@ class EngineSession(Session):
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._device is None or self._engine is None:
             raise SessionError("the session is closed")
-        with self._device.current(), recorded(logger_of(self._engine.trt)):
-            return self._run_on_device(images, self._engine.range_of(len(images)))
+        profile = self._engine.range_of(len(images))
+        try:
+            with self._device.current(), recorded(logger_of(self._engine.trt)):
+                return self._run_on_device(images, profile)
+        except BaseException:
+            self._failed = True
+            raise
 
     def _run_on_device(self, images: NDArray[np.float32], profile: BatchRange) -> NDArray[np.float32]:
         batch, stream = len(images), self._stream
@@ -141,21 +148,31 @@ class EngineSession(Session):
             self._graph = None
 
     def close(self) -> None:
-        """Frees in the order that the driver wants: what runs, then contexts, engine and memory, then the device."""
+        """Frees in the order that the driver wants: what runs, then contexts, engine and memory, then the device.
+
+        Raises:
+            SessionError: The driver did not take something back; not after an earlier error, whose message counts.
+        """
         if self._device is None:
             return
         device, self._device = self._device, None
-        with device.last():
-            if self._stream is not None:
-                # After an error something may still be on its way to memory that is freed below; there is nobody
-                # left to tell of a second error.
-                with contextlib.suppress(Exception):
-                    self._stream.synchronize()
-            self._forget_graph()
-            self._contexts.clear()
-            if self._engine is not None:
-                self._engine.close()
-                self._engine = None
+        errors = contextlib.suppress(Exception) if self._failed else driver_errors("the session cannot be closed")
+        # Every step is taken whether those before it succeed or not, the one named last first.
+        with errors, device.last(), contextlib.ExitStack() as steps:
+            steps.callback(self._forget_stream)
             for buffer in self._buffers:
-                buffer.free()
-            self._buffers, self._events, self._stream = (), [], None
+                steps.callback(buffer.free)
+            steps.callback(self._forget_engine)
+            steps.callback(self._forget_graph)
+            if self._stream is not None:
+                # After an error something may still be on its way to memory that is freed below.
+                steps.callback(self._stream.synchronize)
+
+    def _forget_engine(self) -> None:
+        self._contexts.clear()
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def _forget_stream(self) -> None:
+        self._buffers, self._events, self._stream = (), [], None

@@ -130,6 +130,6 @@ from alexnet_deploy.engines.options import EngineOptions
 from alexnet_deploy.engines.plan import read_plan
 from alexnet_deploy.specs import Precision
 options = EngineOptions(precision=Precision.FP32, backend="tensorrt-rtx", sms=(89,), plugin=True)
-print(len(read_plan(engine_from_onnx(Path(sys.argv[1]).read_bytes(), options).plan).plugins))
+print(len(read_plan(engine_from_onnx(Path(sys.argv[1]).read_bytes(), options).data).plugins))
 """
     assert in_its_own_process(program, tmp_path / "graph.onnx") == "2"

@@ -149,6 +149,8 @@ class HostCuda(ModuleType):
         self.graphs: dict[int, list[Work]] = {}
         self.trt_objects: list[str] = []
         self.refused: str | None = None
+        # After a kernel failed, every further call does.
+        self.broken = False
 
     @property
     def capturing(self) -> bool:
@@ -158,6 +160,8 @@ class HostCuda(ModuleType):
         return any(stream.queue for stream in self.streams.values())
 
     def require_current(self, action: str) -> None:
+        if self.broken:
+            raise LogicError(f"cannot {action}: unspecified launch failure")
         if not self.stack:
             raise LogicError(f"cannot {action}: no currently active context?")
 

@@ -6,6 +6,7 @@ import gc
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,20 @@ import pytest
 from alexnet_deploy.artifacts import write_passport
 from alexnet_deploy.errors import AlexnetDeployError, EngineError, MissingDependencyError, SessionError
 from alexnet_deploy.graph import graph_bytes
+from alexnet_deploy.runtimes.cuda import Buffer
 from alexnet_deploy.runtimes.engine import EngineSession
 from alexnet_deploy.runtimes.session import CUDA_GRAPH, SessionSpec
 from alexnet_deploy.specs import Precision
 from tests.graphs import shipped_batch, small_graph
+from tests.runtimes import stand_in
 from tests.runtimes.engine_suite import *  # noqa: F403 - the suite is collected here
-from tests.runtimes.engine_suite import ONE, Profiles
+from tests.runtimes.engine_suite import ONE, Profiles, assert_near
 from tests.runtimes.stand_in import COMPUTE_MS, COPY_MS, GRAPH_MS, HostTensorRt, engine_bytes, install
+
+
+@cache
+def small_graph_bytes() -> bytes:
+    return graph_bytes(small_graph())
 
 
 @dataclass
@@ -36,7 +44,7 @@ class StandInRig:
     def engine(self, profiles: Profiles = ONE) -> Path:
         self.made += 1
         path = self.folder / f"{self.made}.engine"
-        path.write_bytes(engine_bytes(graph_bytes(small_graph()), tuple(profiles)))
+        path.write_bytes(engine_bytes(small_graph_bytes(), tuple(profiles)))
         batches = [dict(zip(("min", "opt", "max"), profile, strict=True)) for profile in profiles]
         facts = {
             "precision": "fp32",
@@ -67,7 +75,7 @@ class StandInRig:
 @pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInRig]:
     """Nothing may be left when a test is over, whatever went wrong in it."""
-    small_graph()  # exported before the stand-ins are there: torch looks at what is installed
+    small_graph_bytes()  # exported before the stand-ins are there: torch looks at what is installed
     made = StandInRig(runtime=request.param, folder=tmp_path, trt=install(monkeypatch, request.param))
     yield made
     gc.collect()
@@ -122,6 +130,14 @@ def test_buffers_grow_by_doubling_up_to_the_profile(rig: StandInRig) -> None:
     assert counts == [4, 8, 12, 12, 16, 20, 20]
 
 
+def test_buffers_never_hold_more_than_the_profile(rig: StandInRig) -> None:
+    images = shipped_batch(16)
+    with rig.session(rig.engine()) as session:
+        for batch in (9, 10):
+            session.run(images[:batch])
+        assert [len(buffer.host) for buffer in session._buffers] == [16, 16]
+
+
 CALLS = ("execute_async_v3", "set_input_shape", "set_tensor_address", "set_optimization_profile_async")
 
 
@@ -136,6 +152,56 @@ def test_a_call_that_says_no_is_an_error_with_tensorrts_words(call: str, graph: 
         assert f"{call} was told to fail" in str(caught.value.got)
         rig.trt.behaviour.refuses = set()
         assert session.run(images).shape == (1, 10)
+
+
+def test_a_run_that_failed_half_way_leaves_nothing_under_way(rig: StandInRig) -> None:
+    """The images are on their way to the device when the engine says no, and the session is closed at once."""
+    with rig.session(rig.engine()) as session:
+        rig.trt.behaviour.refuses = {"execute_async_v3"}
+        with pytest.raises(SessionError, match="did not run"):
+            session.run(shipped_batch(1))
+        assert rig.trt.cuda.pending()
+
+
+def test_a_graph_over_memory_that_was_freed_is_not_launched(rig: StandInRig) -> None:
+    """The memory grows for a larger batch, whose run fails: the graph of the smaller one has the old addresses."""
+    images = shipped_batch(8)
+    with rig.session(rig.engine(), graph=True) as session:
+        for _ in range(2):
+            session.run(images[:1])
+        rig.trt.behaviour.refuses = {"execute_async_v3"}
+        with pytest.raises(SessionError):
+            session.run(images)
+        rig.trt.behaviour.refuses = set()
+        assert_near(session.run(images[:1]), images[:1], rig)
+
+
+def test_after_a_failed_kernel_its_error_is_told_not_those_that_follow(rig: StandInRig) -> None:
+    cuda = rig.trt.cuda
+    with pytest.raises(SessionError, match="failed on a batch") as caught, rig.session(rig.engine()) as session:
+        session.run(shipped_batch(1))
+        cuda.broken = True
+        session.run(shipped_batch(1))
+    assert "launch failure" in str(caught.value.got)
+    # Nothing could be given back to a device in that state, but all of it was tried, and the context is let go.
+    assert (cuda.stack, cuda.retained, cuda.trt_objects) == ([], 0, [])
+    cuda.memory.clear()
+
+
+def test_a_close_that_fails_is_an_error(rig: StandInRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = rig.session(rig.engine())
+    session.run(shipped_batch(1))
+    free = Buffer.free
+
+    def refused(self: Buffer) -> None:
+        free(self)
+        raise stand_in.LogicError("cuMemFree failed: invalid argument")
+
+    monkeypatch.setattr(Buffer, "free", refused)
+    with pytest.raises(SessionError, match="cannot be closed") as caught:
+        session.close()
+    assert caught.value.got == "cuMemFree failed: invalid argument"
+    session.close()
 
 
 def test_an_engine_that_is_refused_is_an_error_with_tensorrts_words(rig: StandInRig) -> None:
@@ -181,7 +247,15 @@ def test_memory_that_runs_out_is_an_error_and_comes_back(bytes_left: int, rig: S
         assert session.run(images).shape == (16, 10)
 
 
-GRAPH_CALLS = ("cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphLaunch")
+GRAPH_def test_buffers_never_hold_more_than_the_profile(rig: StandInRig) -> None:
+    images = shipped_batch(16)
+    with rig.session(rig.engine()) as session:
+        for batch in (9, 10):
+            session.run(images[:batch])
+        assert [len(buffer.host) for buffer in session._buffers] == [16, 16]
+
+
+CALLS = ("cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphLaunch")
 
 
 @pytest.mark.parametrize("call", GRAPH_CALLS)
