@@ -190,10 +190,11 @@ def _engine(path: Path, passport: Passport | None) -> dict[str, Any]:
     was built."""
     from alexnet_deploy.engines.plan import read_plan
 
+    stated = passport.facts.get("plan", {}) if passport is not None else {}
     if passport is not None and passport.facts.get("backend") == "tensorrt":
-        plan = passport.facts["plan"]
+        plan = stated
     else:
-        plan = read_plan(path.read_bytes()).to_json()
+        plan = read_plan(path.read_bytes(), [layer["name"] for layer in stated.get("layers", [])]).to_json()
     layers = [{"output": [], "parameters": 0, "macs": 0, **layer} for layer in plan["layers"]]
     return {
         "sms": plan["sms"],

@@ -121,11 +121,11 @@ def _built(trt: Any, graph: bytes, options: EngineOptions, timing_cache: bytes |
 
 
 def _plan(trt: Any, network: Any, data: bytes, options: EngineOptions) -> Plan:
-    if options.backend == "tensorrt-rtx":
-        return read_plan(data)
     kinds = {trt.LayerType.CONVOLUTION: "conv", trt.LayerType.MATRIX_MULTIPLY: "linear"}
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     weighted = {layer.name: kinds[layer.type] for layer in layers if layer.type in kinds}
+    if options.backend == "tensorrt-rtx":
+        return read_plan(data, weighted)
     return plan_from_engine(trt, data, weighted, (options.sms or (0,))[0])
 
 

@@ -8,14 +8,17 @@ from typing import Any
 
 from alexnet_deploy.errors import PrecisionProofError
 
+# Of a layer, or of one of its optimisation profiles, that an engine does not show.
+MISSING = "missing"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanLayer:
     """A convolution or fully connected layer of an engine.
 
     Attributes:
-        precision: Of the arithmetic: the wider of activation and weight type; `int4` where that is FP16 and the
-            weights are INT4.
+        precision: Of the arithmetic, as the types of activations and weights say it; `int4` where the weights are INT4
+            and the rest FP16. Types that differ, in one kernel or between kernels and profiles, are joined by `+`.
         weight_bytes: Bytes of the weight constant as the engine holds it, padding included.
     """
 
@@ -91,7 +94,7 @@ def require_precision(plan: Plan, precision: str, expected: list[str]) -> None:
         PrecisionProofError: A layer is missing or has another precision.
     """
     found = {layer.name: layer.precision for layer in plan.layers}
-    wrong = {name: found.get(name, "missing") for name in expected if found.get(name) != precision}
+    wrong = {name: found.get(name, MISSING) for name in expected if found.get(name) != precision}
     if wrong:
         raise PrecisionProofError(
             f"{len(wrong)} of {len(expected)} layers did not become {precision}",

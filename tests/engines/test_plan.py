@@ -6,12 +6,14 @@ import struct
 
 import pytest
 
+from alexnet_deploy.engines.build import engine_from_onnx
+from alexnet_deploy.engines.options import EngineOptions, Profile
 from alexnet_deploy.engines.plan import MAGIC, read_plan
 from alexnet_deploy.engines.proof import Plan, PlanLayer, require_precision
 from alexnet_deploy.errors import EngineError, PrecisionProofError
 from alexnet_deploy.graph import weighted_nodes
 from alexnet_deploy.specs import Precision
-from tests.graphs import CONVOLUTIONS, LINEARS, small_engine, small_graph
+from tests.graphs import CONVOLUTIONS, LINEARS, engine_graph, small_engine, small_graph
 
 LAYERS = CONVOLUTIONS + LINEARS
 BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.BF16: 2, Precision.INT8: 1}
@@ -156,3 +158,63 @@ def test_a_plan_is_read_from_its_text() -> None:
     assert plan.sms == (89, 120)
     assert plan.weight_bytes_by_type == {"int8": 96, "fp32": 8}
     assert plan.reformats == 1
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16])
+@pytest.mark.parametrize(
+    "profiles",
+    [
+        (Profile(max=1),),
+        (Profile(max=1), Profile(min=2, opt=8, max=16)),
+        (Profile(max=4), Profile(min=8, opt=8), Profile(max=2)),
+    ],
+    ids=["batch 1", "batch 1 and more", "three"],
+)
+def test_products_of_one_row_and_several_profiles_are_read(precision: Precision, profiles: tuple[Profile, ...]) -> None:
+    """At batch 1 a matrix product is written out as a kernel; each profile has kernels of its own."""
+    pytest.importorskip("tensorrt_rtx")
+    options = EngineOptions(precision=precision, backend="tensorrt-rtx", sms=(89,), profiles=profiles)
+    built = engine_from_onnx(engine_graph(precision), options)
+    require_precision(built.plan, precision.value, list(LAYERS))
+    # Without the graph's names the weights' names tell which layer a written-out kernel is.
+    alone = read_plan(built.data)
+    assert {layer.name: layer.precision for layer in alone.layers} == dict.fromkeys(LAYERS, precision.value)
+
+
+TENSORS = (
+    b'\n  tensor={ x name="i8" y type=int8 }\n  tensor={ const_payload_size=96 name="w8" y type=int8 }'
+    b'\n  tensor={ x name="f16" y type=half }\n  tensor={ const_payload_size=192 name="fc6.weight" y type=half }'
+    b'\n  tensor={ x name="size" y type=int64 }'
+)
+INT8_CONV = b'\n  corrltn={ name="conv1_U1" output={"o" } input={"i8" "w8" } [ONNX Layer: conv1]'
+INT8_CONV_1 = b'\n  corrltn={ name="conv1 [profile 1]_U1" output={"o" } input={"i8" "w8" } [ONNX Layer: conv1]'
+FP16_CONV_1 = b'\n  corrltn={ name="conv1 [profile 1]_U1" output={"o" } input={"f16" "fc6.weight" } [ONNX Layer: conv1]'
+OTHER_1 = b'\n  function={ name=__myl_Cast input_args={ "f16 [profile 1]" } }'
+FC_OUT = (
+    b'\n  function={ name=__myl_AddReluReshMulSum input_args={ "f16" "fc6.weight" } '
+    b'layers="[ONNX Layer: conv1][ONNX Layer: relu1][ONNX Layer: fc6]" }'
+)
+FUSED = (
+    b'\n  runtime_fusion={ name=__myl_FcAdd input_args={ "f16" "fc6.weight" "size" } '
+    b'layers="[ONNX Layer: fc6][ONNX Layer: relu6]" }'
+)
+FUSED_1 = b'\n  runtime_fusion={ name=__myl_FcAdd input_args={ "f16 [profile 1]" "w8" } layers="[ONNX Layer: fc6]" }'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (INT8_CONV, {"conv1": "int8"}),
+        (INT8_CONV + INT8_CONV_1, {"conv1": "int8"}),
+        (INT8_CONV + FP16_CONV_1, {"conv1": "fp16+int8"}),
+        (INT8_CONV + OTHER_1, {"conv1": "int8"}),
+(INT8_CONV + OTHER_1 + FC_OUT, {"conv1": "int8+missing", "fc6": "fp16+missing"}),
+        (INT8_CONV + FC_OUT, {"conv1": "int8", "fc6": "fp16"}),
+        (INT8_CONV + FUSED, {"conv1": "int8", "fc6": "fp16"}),
+        (FUSED + FUSED_1, {"fc6": "fp16+int8+unknown"}),
+        (FUSED + INT8_CONV_1, {"fc6": "fp16+missing", "conv1": "int8+missing"}),
+    ],
+)  # fmt: skip
+def test_every_kernel_of_every_profile_counts(text: bytes, expected: dict[str, str]) -> None:
+    plan = read_plan(header(0x28) + TENSORS + text)
+    assert {layer.name: layer.precision for layer in plan.layers} == expected
