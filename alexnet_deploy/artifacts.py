@@ -218,6 +218,22 @@ def require_passport(artifact: Path, *, because: str) -> Passport:
         InputError: There is no such file.
         ArtifactError: It has no passport, a changed one, or its hash is another.
     """
+    passport = stated_passport(artifact, because=because)
+    require_hash(artifact, passport, sha256_of(artifact))
+    return passport
+
+
+def stated_passport(artifact: Path, *, because: str) -> Passport:
+    """Reads the passport of a file that the user named; the file itself is not read.
+
+    Args:
+        artifact: The file.
+        because: What the passport is needed for, for the message.
+
+    Raises:
+        InputError: There is no such file.
+        ArtifactError: It has no passport, or a changed one.
+    """
     if not artifact.is_file():
         raise InputError(f"{artifact} is not there", remedy="check the path")
     passport = read_passport(artifact)
@@ -229,7 +245,15 @@ def require_passport(artifact: Path, *, because: str) -> Passport:
             expected=f"a readable {beside.name} beside it",
             remedy="make it with this tool, or copy its passport along with it",
         )
-    digest = sha256_of(artifact)
+    return passport
+
+
+def require_hash(artifact: Path, passport: Passport, digest: str) -> None:
+    """Holds a file's hash against its passport.
+
+    Raises:
+        ArtifactError: It is another.
+    """
     if digest != passport.sha256:
         raise ArtifactError(
             f"{artifact} is not the file its passport describes",
@@ -237,4 +261,3 @@ def require_passport(artifact: Path, *, because: str) -> Passport:
             expected=f"sha256 {passport.sha256}",
             remedy="make it again, or copy file and passport together",
         )
-    return passport

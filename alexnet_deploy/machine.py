@@ -12,7 +12,8 @@ from typing import Any
 
 _MEASURED_PACKAGES = (
     "alexnet-deploy", "torch", "torchvision", "onnx", "onnxscript", "onnx-ir", "onnxruntime-gpu", "onnxruntime",
-    "openvino", "tensorrt", "tensorrt-rtx", "triton", "numpy", "pillow",
+    "openvino", "tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-rtx", "onnxruntime-ep-nv-tensorrt-rtx",
+    "pycuda", "cuda-bindings", "triton", "numpy", "pillow",
 )  # fmt: skip
 # What decides whether INT8 and bf16 are fast on a CPU.
 _NOTABLE_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
@@ -40,6 +41,22 @@ def gpu_sm() -> int | None:
         if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0) != 0:
             return None
     return 10 * major.value + minor.value
+
+
+@cache
+def gpu_name() -> str | None:
+    """Name of the first CUDA device, as the driver has it; None where there is none."""
+    driver, name = _cuda_driver(), ctypes.create_string_buffer(256)
+    if driver is None or count_gpus() == 0 or driver.cuDeviceGetName(name, len(name), 0) != 0:
+        return None
+    return name.value.decode(errors="replace")
+
+
+def pop_cuda_context() -> None:
+    """Takes the current context off the driver's own stack; nothing where there is no driver."""
+    driver = _cuda_driver()
+    if driver is not None:
+        driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
 
 def cuda_driver_version() -> str | None:

@@ -75,7 +75,9 @@ def tensorrt_backend(backend: str, *, ahead: bool = False) -> str:
 
 
 def tensorrt_version(backend: str) -> str:
-    """Version of an installed backend, without importing it.
+    """Version of an installed backend; of TensorRT-RTX, which one distribution brings, without importing it.
+
+    TensorRT's module may come from several (`tensorrt`, `tensorrt-cu13`), of which one may be left over.
 
     Raises:
         MissingDependencyError: It is not installed.
@@ -83,7 +85,7 @@ def tensorrt_version(backend: str) -> str:
     from alexnet_deploy.machine import version_of
 
     module = _module_of(backend)
-    version = version_of(_EXTRAS[module][0]) if is_installed(module) else None
+    version = version_of("tensorrt-rtx") if backend == "tensorrt-rtx" and is_installed(module) else None
     return version or str(tensorrt_module(backend).__version__)
 
 

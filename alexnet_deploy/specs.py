@@ -39,6 +39,10 @@ class Target(StrEnum):
 CPU_TARGETS = (Target.ONNXRUNTIME_CPU, Target.OPENVINO)
 
 
+# Compute capabilities that TensorRT-RTX 1.7 can be told to build for.
+RTX_SMS = (75, 80, 86, 89, 120, 121)
+
+
 class Lowering(StrEnum):
     """How Local Response Normalization is written into a graph."""
 

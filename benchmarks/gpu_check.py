@@ -17,6 +17,7 @@ from typing import Any
 from alexnet_deploy.artifacts import write_bytes, write_json
 from alexnet_deploy.bench.bench import BenchOptions
 from alexnet_deploy.doctor import diagnose
+from alexnet_deploy.errors import AlexnetDeployError
 from alexnet_deploy.machine import count_gpus, cuda_driver_version, environment, gpu_sm, usable_cpus
 from alexnet_deploy.pipeline.bench import bench_document
 from alexnet_deploy.pipeline.stages import Deployment
@@ -33,27 +34,56 @@ _NO_GPU = "there is no CUDA device here; `make gpu-check` runs what needs one"
 
 
 def main() -> None:
-    """Writes `gpu-check.json` and `gpu-check.md`; exits with 1 where a test fails or there is no GPU."""
+    """Writes `gpu-check.json` and `gpu-check.md`; exits with 1 where a test fails, none passes, or there is no GPU."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("artifacts")
     if count_gpus() == 0:
         sys.exit(_NO_GPU)
-    before = gpu_facts()
-    tests = tested()
-    deployment = Deployment(Workspace(folder=folder, voice=Voice()))
-    bench = bench_document(deployment, BenchOptions(runs=100, rounds=5, threads=usable_cpus()))
-    document = {
+    document: dict[str, Any] = {
         "schema": SCHEMA,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(),
-        "gpu": {"sm": gpu_sm(), "cuda_driver": cuda_driver_version(), "before": before, "after": gpu_facts()},
+        "gpu": {"sm": gpu_sm(), "cuda_driver": cuda_driver_version(), "before": gpu_facts(), "after": {}},
         "doctor": [vars(finding) for finding in diagnose()[1]],
-        "tests": tests,
-        "bench": bench,
+        "tests": [],
+        "failed": ["the tests did not end"],
+        "bench": None,
     }
+    # Written as soon as there is something: what comes next may take the process along.
+    write(document, folder)
+    code, document["tests"] = tested()
+    document["failed"] = failures(code, document["tests"])
+    write(document, folder)
+    try:
+        document["bench"] = benched(folder)
+    except AlexnetDeployError as exc:
+        document["failed"].append(f"bench: {exc}")
+    document["gpu"]["after"] = gpu_facts()
+    write(document, folder)
+    print(f"wrote {folder / 'gpu-check.json'} and {folder / 'gpu-check.md'}")
+    if document["failed"]:
+        sys.exit("\n".join(document["failed"]))
+
+
+def benched(folder: Path) -> dict[str, Any]:
+    """The bench of the shipped model on this machine."""
+    deployment = Deployment(Workspace(folder=folder, voice=Voice()))
+    return bench_document(deployment, BenchOptions(runs=100, rounds=5, threads=usable_cpus()))
+
+
+def write(document: dict[str, Any], folder: Path) -> None:
+    """Both files."""
     write_json(folder / "gpu-check.json", document)
     write_bytes(folder / "gpu-check.md", markdown(document).encode())
-    print(f"wrote {folder / 'gpu-check.json'} and {folder / 'gpu-check.md'}")
-    sys.exit(any(test["outcome"] == "failed" for test in tests))
+
+
+def failures(code: int, tests: list[dict[str, Any]]) -> list[str]:
+    """Why the check failed: a test, a crash, or nothing that ran."""
+    found = [f"{test['name']}: {test['message']}" for test in tests if test["outcome"] == "failed"]
+    if code != 0 and not found:
+        found.append(f"pytest ended with {code}")
+    if not any(test["outcome"] == "passed" for test in tests):
+        found.append("no test passed; `alexnet-deploy doctor` says what is missing")
+    return found
 
 
 def gpu_facts() -> dict[str, str]:
@@ -66,13 +96,13 @@ def gpu_facts() -> dict[str, str]:
     return dict(zip(_QUERIES, (part.strip() for part in said.split(",")), strict=False))
 
 
-def tested() -> list[dict[str, Any]]:
-    """Runs the tests under `tests/gpu`: their names, outcomes, and what they recorded."""
+def tested() -> tuple[int, list[dict[str, Any]]]:
+    """Runs the tests under `tests/gpu`: pytest's exit code, and of each its name, outcome and what it recorded."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
         command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", f"--junitxml={report}"]
-        subprocess.run(command, check=False)
-        return outcomes(report.read_text()) if report.is_file() else []
+        code = subprocess.run(command, check=False).returncode
+        return code, outcomes(report.read_text()) if report.is_file() else []
 
 
 def outcomes(junit: str) -> list[dict[str, Any]]:
@@ -96,7 +126,7 @@ def outcomes(junit: str) -> list[dict[str, Any]]:
 
 def markdown(document: dict[str, Any]) -> str:
     """The document for a reader."""
-    gpu, tests, bench = document["gpu"], document["tests"], document["bench"]
+    gpu, tests = document["gpu"], document["tests"]
     counts = Counter(test["outcome"] for test in tests)
     card = gpu["before"].get("name", "a CUDA device")
     lines = [
@@ -116,7 +146,7 @@ def markdown(document: dict[str, Any]) -> str:
         f"## Tests: {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped",
         "",
     ]
-    lines += [f"- FAILED {test['name']}: {test['message']}" for test in tests if test["outcome"] == "failed"]
+    lines += [f"- FAILED {reason}" for reason in document["failed"]]
     reasons = Counter(test["message"] for test in tests if test["outcome"] == "skipped")
     lines += [f"- {count} skipped: {reason}" for reason, count in reasons.items()]
     recorded = {name: value for test in tests for name, value in test["recorded"].items()}
@@ -127,16 +157,19 @@ def markdown(document: dict[str, Any]) -> str:
             "|---|---|",
             *(f"| {name} | {value} |" for name, value in recorded.items()),
         ]
-    lines += [
-        "",
+    return "\n".join([*lines, "", *_bench(document["bench"]), ""])
+
+
+def _bench(bench: dict[str, Any] | None) -> list[str]:
+    if bench is None:
+        return ["## Bench: not run"]
+    return [
         f"## Bench: {bench['data']['images']} images, {bench['options']['runs']} runs a row",
         "",
         "| row | median ms | 95 % | top-1 | as FP32 |",
         "|---|---|---|---|---|",
         *(_row(row) for row in bench["rows"]),
-        "",
     ]
-    return "\n".join(lines)
 
 
 def _row(row: dict[str, Any]) -> str:

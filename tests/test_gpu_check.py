@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from alexnet_deploy.errors import EngineError
 from benchmarks import gpu_check
 
 JUNIT = """<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite name="pytest">
@@ -39,6 +40,7 @@ def document() -> dict[str, Any]:
             "after": {},
         },
         "tests": gpu_check.outcomes(JUNIT),
+        "failed": gpu_check.failures(1, gpu_check.outcomes(JUNIT)),
         "bench": {
             "data": {"images": 2000},
             "options": {"runs": 100},
@@ -78,20 +80,61 @@ def test_without_a_gpu_it_says_so_and_fails(monkeypatch: pytest.MonkeyPatch, tmp
     assert "no CUDA device" in str(ended.value.code) and not (tmp_path / "out").exists()
 
 
+PASSED = [row for row in gpu_check.outcomes(JUNIT) if row["outcome"] == "passed"]
+
+
 @pytest.mark.parametrize(
-    ("junit", "code"), [(JUNIT, True), (JUNIT.split("<testcase")[0] + "</testsuite></testsuites>", False)]
+    ("code", "tests", "reasons"),
+    [
+        (0, PASSED, []),
+        (
+            1,
+            gpu_check.outcomes(JUNIT),
+            ["test_cuda::test_b: AssertionError: 3 < 2", "test_cuda::test_d: fixture broke"],
+        ),
+        (-11, [], ["pytest ended with -11", "no test passed"]),
+        (-11, PASSED, ["pytest ended with -11"]),
+        (0, [row for row in gpu_check.outcomes(JUNIT) if row["outcome"] == "skipped"], ["no test passed"]),
+    ],
 )
-def test_both_files_are_written_and_a_failure_fails(
-    junit: str, code: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_crash_and_a_run_of_nothing_are_failures(code: int, tests: list[dict[str, Any]], reasons: list[str]) -> None:
+    found = gpu_check.failures(code, tests)
+    assert len(found) == len(reasons) and all(one.startswith(two) for one, two in zip(found, reasons, strict=True))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(gpu_check, "count_gpus", lambda: 1)
     monkeypatch.setattr(gpu_check, "gpu_sm", lambda: 89)
-    monkeypatch.setattr(gpu_check, "tested", lambda: gpu_check.outcomes(junit))
+    monkeypatch.setattr(gpu_check, "tested", lambda: (0, PASSED))
     monkeypatch.setattr(gpu_check, "bench_document", lambda *_: document()["bench"])
     monkeypatch.setattr(sys, "argv", ["gpu_check", str(tmp_path)])
+    return tmp_path
+
+
+def test_both_files_are_written(gpu: Path) -> None:
+    gpu_check.main()
+    written = json.loads((gpu / "gpu-check.json").read_text())
+    assert written["gpu"]["sm"] == 89 and written["environment"]["python"] and written["doctor"]
+    assert written["failed"] == [] and written["bench"]["rows"]
+    assert (gpu / "gpu-check.md").read_text() == gpu_check.markdown(written)
+
+
+def test_a_crash_leaves_both_files_and_fails(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check, "tested", lambda: (-11, []))
     with pytest.raises(SystemExit) as ended:
         gpu_check.main()
-    assert bool(ended.value.code) is code
-    written = json.loads((tmp_path / "gpu-check.json").read_text())
-    assert written["gpu"]["sm"] == 89 and written["environment"]["python"] and written["doctor"]
-    assert (tmp_path / "gpu-check.md").read_text() == gpu_check.markdown(written)
+    assert "pytest ended with -11" in str(ended.value.code)
+    assert "- FAILED pytest ended with -11" in (gpu / "gpu-check.md").read_text()
+
+
+def test_a_bench_that_fails_does_not_take_the_tests_along(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_arguments: object) -> None:
+        raise EngineError("the builder failed")
+
+    monkeypatch.setattr(gpu_check, "bench_document", broken)
+    with pytest.raises(SystemExit) as ended:
+        gpu_check.main()
+    assert "the builder failed" in str(ended.value.code)
+    page = (gpu / "gpu-check.md").read_text()
+    assert "## Bench: not run" in page and "## Tests: 1 passed" in page

@@ -23,7 +23,7 @@ from alexnet_deploy.progress import Voice
 @click.argument("images", nargs=-1, required=True)
 @model_option
 @variant_option
-@click.option("--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "int8"]), help="Of ONNX Runtime.  [default: fp32]")
 @click.option(
     "--labels",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -44,7 +44,7 @@ from alexnet_deploy.progress import Voice
 @workdir_option
 @quiet_option
 def command(
-    images: tuple[str, ...], model: str, variant: str | None, precision: str, labels: Path | None,
+    images: tuple[str, ...], model: str, variant: str | None, precision: str | None, labels: Path | None,
     engine: Path | None, trust: bool, threads: int, as_json: bool, workdir: Path, voice: Voice,
 ) -> None:  # fmt: skip
     """Print the five most likely classes of IMAGES (files, or folders of them).
@@ -58,17 +58,24 @@ def command(
 
     if trust and engine is None:
         raise click.UsageError("--trust goes with --engine.")
+    if engine is not None and precision is not None:
+        raise click.UsageError("--precision goes without --engine, which has its own.")
+    wanted = Precision(precision or "fp32")
     paths = image_paths(images)
     deployment = deployment_from(model, variant, workdir, voice)
     if engine is not None:
         spec, stated = engine_spec(engine, threads=threads, trust=trust)
+        if stated is not None and model != "shipped":
+            raise click.UsageError("--model goes without --engine, whose passport says which model it is.")
         info = stated or deployment.info
     else:
-        graph, info = deployment.graph(Precision(precision), Target.ONNXRUNTIME_CPU), deployment.info
-        spec = SessionSpec(runtime="onnxruntime-cpu", precision=Precision(precision), path=graph.path, threads=threads)
+        graph, info = deployment.graph(wanted, Target.ONNXRUNTIME_CPU), deployment.info
+        spec = SessionSpec(runtime="onnxruntime-cpu", precision=wanted, path=graph.path, threads=threads)
     names = labels_from_file(labels) if labels else info.labels
     found = []
     with open_session(spec) as session:
+        for note in session.notes:
+            voice.warn(note)
         for prediction in predictions(session, info, paths, names):
             found.append({"path": str(prediction.path), "classes": [list(pair) for pair in prediction.classes]})
             if not as_json:

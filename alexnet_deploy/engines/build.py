@@ -36,6 +36,7 @@ class BuiltEngine:
         layers: Layers of the parsed network.
         seconds: Time to parse and build.
         timing_cache: TensorRT's, to be kept for the next build; None of TensorRT-RTX, which has none.
+        cache_taken: Whether the timing cache that was given was of this TensorRT and GPU.
     """
 
     data: bytes
@@ -45,6 +46,7 @@ class BuiltEngine:
     layers: int
     seconds: float
     timing_cache: bytes | None = None
+    cache_taken: bool = False
 
 
 def engine_from_onnx(
@@ -96,8 +98,9 @@ def _built(trt: Any, graph: bytes, options: EngineOptions, timing_cache: bytes |
         graph, flags = _with_plugin(trt, graph, options, flags)
     network = network_from_onnx(trt, builder, graph, flags)
     config = config_from_options(trt, builder, network, options)
-    if options.backend == "tensorrt" and not use_timing_cache(config, timing_cache or b"") and timing_cache:
-        voice.warn("the timing cache is from another TensorRT or GPU; a new one is made")
+    taken = options.backend == "tensorrt" and use_timing_cache(config, timing_cache or b"")
+    if timing_cache and not taken:
+        voice.warn("the timing cache is not one of this TensorRT and GPU; it is left alone")
     with voice.track(f"build {options.precision.value}", STEPS) as track:
         monitor = monitor_of(trt, BuildProgress(track))
         config.progress_monitor = monitor
@@ -108,15 +111,16 @@ def _built(trt: Any, graph: bytes, options: EngineOptions, timing_cache: bytes |
         raise EngineError(
             f"{options.backend} could not build the engine", got=first_error(logger.lines, "no error was logged")
         )
-    data = bytes(serialized)
+    data, seconds = bytes(serialized), time.perf_counter() - started
     return BuiltEngine(
         data=data,
         options=options,
         version=trt.__version__,
         plan=_plan(trt, network, data, options),
         layers=network.num_layers,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         timing_cache=bytes(config.get_timing_cache().serialize()) if options.backend == "tensorrt" else None,
+        cache_taken=taken,
     )
 
 

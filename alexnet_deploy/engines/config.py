@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.errors import EngineError
+from alexnet_deploy.specs import Precision
 
 if TYPE_CHECKING:
     from alexnet_deploy.engines.options import EngineOptions
@@ -40,6 +41,9 @@ def config_from_options(trt: Any, builder: Any, network: Any, options: EngineOpt
     if options.hardware_compatible is not None:
         level = _member(trt.HardwareCompatibilityLevel, _HARDWARE[options.hardware_compatible])
         config.hardware_compatibility_level = level
+    if options.precision is Precision.FP32:
+        # On by default: it rounds the inputs of products to eleven bits.
+        config.clear_flag(trt.BuilderFlag.TF32)
     for flag in _flags(options):
         config.set_flag(_member(trt.BuilderFlag, flag))
     _add_profiles(builder, config, network, options)
@@ -47,9 +51,13 @@ def config_from_options(trt: Any, builder: Any, network: Any, options: EngineOpt
 
 
 def _flags(options: EngineOptions) -> list[str]:
+    # TensorRT may drop a product's bias in an engine whose weights are free; where the same weights come back it does
+    # not have to, and its kernels stay the fast ones. TensorRT-RTX wants the general flag.
+    identical = options.backend == "tensorrt" and options.strip and not options.refit
     wanted = {
         "VERSION_COMPATIBLE": options.version_compatible,
-        "REFIT": options.refit or options.strip,
+        "REFIT": options.refit or (options.strip and not identical),
+        "REFIT_IDENTICAL": identical,
         "STRIP_PLAN": options.strip,
     }
     return [flag for flag, on in wanted.items() if on]

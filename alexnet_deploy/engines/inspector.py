@@ -22,8 +22,13 @@ _WEIGHTED = re.compile(r"conv|correlation|gemm|fusion|matrixmultiply", re.IGNORE
 # A matrix product of one row may become a kernel that multiplies and sums; any other `kgen` is no product.
 _WRITTEN_OUT = re.compile(r"MulSum")
 _MOVERS = re.compile(r"reformat|copy|shuffle", re.IGNORECASE)
-# Integer products have this in their kernel's name, whatever type they write.
-_INTEGER_KERNEL = re.compile(r"i8i8|i8f32_i8i32|s8s8", re.IGNORECASE)
+# What a kernel's name says of its products, whatever type it writes.
+_KERNELS = (
+    ("int8", re.compile(r"i8i8|i8f32_i8i32|s8s8", re.IGNORECASE)),
+    ("tf32", re.compile(r"tf32", re.IGNORECASE)),
+    ("fp16", re.compile(r"f16f16|h16816|h1688", re.IGNORECASE)),
+    ("bf16", re.compile(r"bf16bf16", re.IGNORECASE)),
+)
 # Searched in this order: BF16 holds the letters of FP16's names, INT8 those of UINT8's.
 _TYPES = (
     ("bf16", re.compile(r"bfloat16|bf16", re.IGNORECASE)),
@@ -34,6 +39,10 @@ _TYPES = (
     ("fp32", re.compile(r"fp32|float", re.IGNORECASE)),
 )
 _BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "fp8": 1.0, "int4": 0.5}
+# What a tensor may hold while the arithmetic is another.
+_NARROW = {"int8", "fp8", "int4"}
+# How weights are named where they stand among the inputs.
+_CONSTANT = re.compile(r"const|weight", re.IGNORECASE)
 UNKNOWN = "unknown"
 
 
@@ -113,18 +122,30 @@ def _add(row: dict[str, Any], layers: Mapping[str, str], found: dict[str, PlanLa
 
 
 def _precision(row: dict[str, Any], weights: str) -> str:
-    """By the type of what is read, of the weights, and by the kernel: an integer kernel may write floats."""
-    if _INTEGER_KERNEL.search(str(row.get("TacticName", ""))):
-        return "int8"
-    tensors = [*row.get("Inputs", []), *row.get("Constants", [])]
-    if not _WRITTEN_OUT.search(str(row.get("TacticName"))):
-        tensors = tensors[:2]
-    read = [_type_of(tensor.get("Format/Datatype") or tensor.get("Datatype")) for tensor in tensors]
-    types = {*read[:1], weights} if weights != UNKNOWN else set(read)
-    # One type of two says nothing of the arithmetic: an int8 tensor may be made float inside the kernel.
-    if len(read) < 2 and weights == UNKNOWN and types == {"int8"}:
-        return UNKNOWN
-    return "+".join(sorted(types)) or UNKNOWN
+    """By the types of activations and weights, and by the kernel; where these disagree, all of what they say.
+
+    Where the weights are not listed the kernel has to tell: a narrow tensor may be made wide inside it.
+    """
+    tactic = str(row.get("TacticName", ""))
+    kernel = {next((name for name, pattern in _KERNELS if pattern.search(tactic)), "")} - {""}
+    inputs = [_type_of(tensor.get("Format/Datatype") or tensor.get("Datatype")) for tensor in row.get("Inputs", [])]
+    constants = [
+        _type_of(tensor.get("Format/Datatype") or tensor.get("Datatype")) for tensor in row.get("Constants", [])
+    ]
+    if _WRITTEN_OUT.search(tactic):
+        return "+".join(sorted({*inputs, *constants})) or UNKNOWN
+    if weights == UNKNOWN:
+        named = [
+            each
+            for each, tensor in zip(inputs, row.get("Inputs", []), strict=True)
+            if _CONSTANT.search(str(tensor.get("Name")))
+        ]
+        weights = next(iter([*named, *constants]), UNKNOWN)
+    types = {*inputs[:1], *({weights} - {UNKNOWN}), *kernel}
+    if kernel == {"tf32"}:
+        types -= {"fp32"}
+    alone = weights == UNKNOWN and not kernel
+    return UNKNOWN if not types or (alone and types & _NARROW) else "+".join(sorted(types))
 
 
 def _type_of(text: Any) -> str:

@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from alexnet_deploy.errors import EngineError, InputError
-from alexnet_deploy.specs import Precision
+from alexnet_deploy.specs import RTX_SMS, Precision
 
-# Compute capabilities that TensorRT-RTX 1.7 can be told to build for, and what they lack.
-RTX_SMS = (75, 80, 86, 89, 120, 121)
 DEFAULT_SMS = (86, 89, 120)
+# What the compute capabilities that TensorRT-RTX builds for lack.
 _LACKS = {
     75: {Precision.FP32, Precision.BF16, Precision.INT8, Precision.FP8, Precision.INT4},
     80: {Precision.FP8},
@@ -24,6 +23,7 @@ _WHY = {
 }
 # What comes nearest where a precision is not to be had, the nearest first.
 _NEAREST = (Precision.INT8, Precision.FP16)
+AMPERE = 80
 HARDWARE_COMPATIBILITY = ("ampere+", "same-sm")
 MAX_BATCH = 65_536
 _LEVELS = range(6)
@@ -99,8 +99,8 @@ class EngineOptions:
                 got=", ".join(map(str, self.profiles)) or "none",
                 expected="one or more, each another",
             )
-        if self.workspace_bytes is not None and self.workspace_bytes < 0:
-            raise InputError("no such workspace", got=f"{self.workspace_bytes} bytes", expected="0 or more")
+        if self.workspace_bytes is not None and not 1 <= self.workspace_bytes < 2**63:
+            raise InputError("no such workspace", got=f"{self.workspace_bytes} bytes", expected="1 to 2**63 - 1")
         if self.optimization_level is not None and self.optimization_level not in _LEVELS:
             raise InputError("no such optimisation level", got=self.optimization_level, expected="0 to 5")
         if self.hardware_compatible not in (None, *HARDWARE_COMPATIBILITY):
@@ -157,6 +157,12 @@ def _native_sm(options: EngineOptions, local_sm: int | None) -> int:
             got=_listed(options.sms),
             expected=f"sm{local_sm}, or no --sm",
             remedy="--backend tensorrt-rtx builds for the GPUs it is told",
+        )
+    if options.hardware_compatible == "ampere+" and (local_sm < AMPERE or options.precision is Precision.FP8):
+        raise InputError(
+            "an engine for every GPU from SM80 on cannot be built",
+            got=f"SM{local_sm}" if local_sm < AMPERE else "FP8, which SM80 and SM86 lack",
+            expected="--hardware-compatible same-sm, or none",
         )
     if local_sm < _FIRST_SM_IN_TENSORRT.get(options.precision, 0):
         raise InputError(

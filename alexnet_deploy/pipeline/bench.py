@@ -15,7 +15,14 @@ from alexnet_deploy.data.batches import Skipped, undamaged
 from alexnet_deploy.data.shipped import Split, shipped_hashes
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.engines.options import EngineOptions, Profile, able_sms
-from alexnet_deploy.errors import DataError, InputError, MissingDependencyError, PrecisionProofError
+from alexnet_deploy.errors import (
+    DataError,
+    EngineError,
+    GraphError,
+    InputError,
+    MissingDependencyError,
+    PrecisionProofError,
+)
 from alexnet_deploy.machine import count_gpus, cpu_flags, environment, gpu_sm
 from alexnet_deploy.optional import is_installed
 from alexnet_deploy.pipeline.stages import Deployment
@@ -162,7 +169,8 @@ def _candidates(deployment: Deployment, runtime: str, options: BenchOptions) -> 
             else:
                 try:
                     yield _with_artifact(deployment, spec)
-                except PrecisionProofError as exc:
+                except (PrecisionProofError, EngineError, GraphError) as exc:
+                    # One artifact that cannot be made is a row that says so, not the end of all others.
                     yield Candidate(spec=spec, reason=str(exc), status="failed")
 
 
@@ -203,6 +211,8 @@ def _with_artifact(deployment: Deployment, spec: SessionSpec) -> Candidate:
 
 def _engine(deployment: Deployment, spec: SessionSpec) -> Candidate:
     sm = gpu_sm()
+    if sm is None and spec.runtime == "tensorrt" and is_installed("tensorrt"):
+        return Candidate(spec=spec, reason="no CUDA device; TensorRT builds for the GPU at hand")
     if sm is not None and spec.runtime == "tensorrt-rtx" and sm not in able_sms(spec.precision):
         return Candidate(spec=spec, reason=f"TensorRT-RTX has no {spec.precision.value} for SM{sm}")
     options = EngineOptions(

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.engines.options import EngineOptions, resolved, sm_label
-from alexnet_deploy.machine import cuda_driver_version, gpu_sm
+from alexnet_deploy.machine import cuda_driver_version, gpu_name, gpu_sm
 from alexnet_deploy.optional import tensorrt_backend, tensorrt_version
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
-from alexnet_deploy.specs import Lowering
+from alexnet_deploy.specs import Lowering, fingerprint
 
 if TYPE_CHECKING:
     from alexnet_deploy.engines.build import BuiltEngine
@@ -55,9 +55,11 @@ def resolved_options(options: EngineOptions) -> EngineOptions:
 
 
 def engine_name(stem: str, options: EngineOptions) -> str:
-    """File name of an engine in the work directory."""
+    """File name of an engine in the work directory: another for what is not built by default."""
     plugin = ".lrn-plugin" if options.plugin else ""
-    return f"{stem}.{options.precision.value}.{options.backend}.{sm_label(options.sms)}{plugin}.engine"
+    usual = EngineOptions(precision=options.precision, backend=options.backend, sms=options.sms, plugin=options.plugin)
+    other = "" if options == usual else f".{fingerprint(options.to_json())[:6]}"
+    return f"{stem}.{options.precision.value}.{options.backend}.{sm_label(options.sms)}{plugin}{other}.engine"
 
 
 def engine_in_workspace(workspace: Workspace, path: Path, asked: EngineRequest) -> Artifact:
@@ -84,7 +86,7 @@ def _made(workspace: Workspace, path: Path, asked: EngineRequest) -> Made:
         log=path.with_name(path.name + ".log"),
         voice=workspace.voice,
     )
-    if cache is not None and built.timing_cache:
+    if cache is not None and built.timing_cache and (built.cache_taken or not cache.exists()):
         write_bytes(cache, built.timing_cache)
     _prove(workspace, asked, built)
     # By the same way as admission asks for it: the distribution and the module may word it differently.
@@ -122,7 +124,9 @@ def _facts(asked: EngineRequest, built: BuiltEngine) -> dict[str, Any]:
         "lrn_reason": graph.get("lrn_reason"),
         "backend": options.backend,
         "options": options.to_json(),
+        "device": gpu_name() if options.backend == "tensorrt" else None,
         "driver": cuda_driver_version(),
+        "allow_float": asked.allow_float,
         "build_seconds": round(built.seconds, 2),
         "plan": built.plan.to_json(),
     }

@@ -282,6 +282,10 @@ class Deployment:
             EngineError: The builder failed.
         """
         options = resolved_options(options)
+        if timing_cache is not None and options.backend == "tensorrt-rtx":
+            raise InputError(
+                "TensorRT-RTX has no timing cache", got=f"--timing-cache {timing_cache}", remedy="leave it out"
+            )
         target = Target(options.backend)
         graph = self.graph(options.precision, target, calibration=calibration, lowering=lowering, options=graph_options)
         options = plugin_of(graph, options)
@@ -295,6 +299,12 @@ class Deployment:
             timing_cache=timing_cache or self.workspace.folder / TIMING_CACHE,
         )
         path = output or self.workspace.folder / engine_name(self.stem, options)
+        if options.strip and path.resolve().parent != graph.path.resolve().parent:
+            raise InputError(
+                "an engine without weights has to lie beside the graph that they come from",
+                got=f"engine {path}, graph {graph.path}",
+                remedy="leave --output out, or name a file in the graph's folder",
+            )
         return engine_in_workspace(self.workspace, path, asked)
 
 

@@ -6,18 +6,22 @@ passport says must be what is here; the message says what differs, and the comma
 
 from __future__ import annotations
 
+import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.artifacts import read_passport, require_passport
+from alexnet_deploy.artifacts import read_passport, require_hash, stated_passport
 from alexnet_deploy.errors import EngineError, InputError, MissingDependencyError, RuntimeUnavailableError
-from alexnet_deploy.machine import count_gpus, cuda_driver_version, gpu_sm
+from alexnet_deploy.machine import count_gpus, cuda_driver_version, gpu_name, gpu_sm
 from alexnet_deploy.optional import is_installed, tensorrt_version
+from alexnet_deploy.specs import RTX_SMS
 
 # How a bench row begins whose engine was built and cannot be executed here.
 NOT_RUN = "built, not run: "
 RTX_MAGIC = b"vtrt"
+_AMPERE = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +29,17 @@ class Admitted:
     """An engine that may be opened.
 
     Attributes:
+        data: The bytes that were hashed, which are the ones to be opened.
         backend: `tensorrt` or `tensorrt-rtx`.
         facts: Of its passport; empty where an engine without one is trusted.
+        parent: Name and hash of the graph that it was made of; None where no passport says so.
     """
 
     path: Path
+    data: bytes
     backend: str
     facts: dict[str, Any]
+    parent: tuple[str, str] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -61,7 +69,11 @@ def admitted_engine(path: Path, runtime: str, *, trust: bool = False) -> Admitte
         MissingDependencyError: The backend, or what the plugin needs, is not installed.
         RuntimeUnavailableError: There is no GPU.
     """
-    facts = engine_facts(path, trust=trust)
+    facts, passport = engine_facts(path, trust=trust), read_passport(path)
+    data = path.read_bytes()
+    if not trust:
+        assert passport is not None
+        require_hash(path, passport, hashlib.sha256(data).hexdigest())
     backend = facts.get("backend", runtime)
     if backend != runtime:
         raise InputError(f"{path.name} is an engine of {backend}", expected=f"one of {runtime}")
@@ -73,8 +85,11 @@ def admitted_engine(path: Path, runtime: str, *, trust: bool = False) -> Admitte
         raise RuntimeUnavailableError(f"{NOT_RUN}no CUDA device")
     if facts:
         _require_sm(path, facts)
-        _require_driver(path, facts)
-    admitted = Admitted(path=path, backend=backend, facts=facts)
+        if backend == "tensorrt":
+            _require_device(path, facts)
+            _require_driver(path, facts)
+    parent = passport.parents[0] if passport is not None and passport.parents else None
+    admitted = Admitted(path=path, data=data, backend=backend, facts=facts, parent=parent)
     if admitted.plugins and backend == "tensorrt-rtx" and not is_installed("cuda.bindings"):
         raise MissingDependencyError(
             f"{path.name} has our LRN plugin, which launches its kernel through cuda-bindings",
@@ -95,12 +110,14 @@ def engine_backend(path: Path, facts: dict[str, Any]) -> str:
 def engine_facts(path: Path, *, trust: bool = False) -> dict[str, Any]:
     """What the passport says, and the builder's `version`; nothing where an engine is trusted without one.
 
+    The engine itself is not read: `admitted_engine` holds it against the passport.
+
     Raises:
         InputError: There is no such file, or it is no engine.
-        ArtifactError: The passport is missing, changed, or of another file.
+        ArtifactError: The passport is missing or changed.
     """
     if not trust:
-        passport = require_passport(path, because="says what built it; an engine is a program (--trust opens it)")
+        passport = stated_passport(path, because="says what built it; an engine is a program (--trust opens it)")
         if passport.kind != "engine":
             raise InputError(f"{path} is not an engine", got=passport.kind, expected="what build-engine makes")
     elif not path.is_file():
@@ -116,12 +133,12 @@ def engine_facts(path: Path, *, trust: bool = False) -> dict[str, Any]:
 def _require_version(path: Path, facts: dict[str, Any]) -> None:
     built, here = str(facts["version"]), tensorrt_version(facts["backend"])
     lean = facts.get("options", {}).get("version_compatible", False)
-    if built == here or (lean and built.split(".")[0] == here.split(".")[0] and _numbers(built) <= _numbers(here)):
+    if built == here or (lean and _numbers(built) <= _numbers(here)):
         return
     raise EngineError(
         f"{path.name} was built by another version of {facts['backend']}",
         got=f"built by {built}, here is {here}",
-        expected=f"{built}" + (f" or a later {built.split('.')[0]}.x" if lean else ""),
+        expected=f"{built}" + (" or later" if lean else ""),
         remedy=rebuild_command(facts),
     )
 
@@ -134,13 +151,26 @@ def _require_sm(path: Path, facts: dict[str, Any]) -> None:
     here = gpu_sm()
     built = [int(sm.removeprefix("sm")) for sm in facts.get("plan", {}).get("sms", [])]
     compatible = facts.get("options", {}).get("hardware_compatible")
-    if here in built or (compatible == "ampere+" and here is not None and here >= 80):
+    if here in built or (compatible == "ampere+" and here is not None and here >= _AMPERE):
         return
     raise EngineError(
         f"{path.name} was built for another GPU",
         got=f"this GPU is SM{here}",
         expected=", ".join(f"SM{sm}" for sm in built) or "an SM in its passport",
         remedy=rebuild_command(facts, sm=here),
+    )
+
+
+def _require_device(path: Path, facts: dict[str, Any]) -> None:
+    """TensorRT tunes for the very card: on another of the same SM its engine is slower, or wrong."""
+    built, here = facts.get("device"), gpu_name()
+    if built == here or facts.get("options", {}).get("hardware_compatible"):
+        return
+    raise EngineError(
+        f"{path.name} was built on another card",
+        got=f"built on {built or 'one that its passport does not name'}, here is {here}",
+        expected="the same card, or an engine built with --hardware-compatible same-sm",
+        remedy=rebuild_command(facts),
     )
 
 
@@ -160,18 +190,24 @@ def _require_driver(path: Path, facts: dict[str, Any]) -> None:
 def rebuild_command(facts: dict[str, Any], *, sm: int | None = None) -> str:
     """The command that builds the engine of a passport anew, here or for another SM."""
     options = facts.get("options", {})
-    parts = ["alexnet-deploy build-engine", f"--{facts['precision']}", f"--backend {facts['backend']}"]
+    backend = facts["backend"] if sm is None or sm in RTX_SMS else "tensorrt"
+    parts = ["alexnet-deploy", "build-engine", f"--{facts['precision']}", "--backend", backend]
     if facts.get("source", "shipped") != "shipped":
-        parts.append(f"--model {facts['source']}")
-    if facts["backend"] == "tensorrt-rtx":
-        parts.append(f"--sm sm{sm}" if sm else "--sm " + ",".join(f"sm{each}" for each in options.get("sms", [])))
+        parts += ["--model", facts["source"]]
+    if backend == "tensorrt-rtx":
+        sms = [sm] if sm is not None else options.get("sms", [])
+        parts += ["--sm", ",".join(f"sm{each}" for each in sms)]
     for profile in options.get("profiles", []):
-        parts.append(f"--profile {profile['min']}:{profile['opt']}:{profile['max']}")
-    for name in ("version_compatible", "refit", "strip"):
-        if options.get(name):
-            parts.append("--" + name.replace("_", "-"))
-    if options.get("hardware_compatible"):
-        parts.append(f"--hardware-compatible {options['hardware_compatible']}")
+        parts += ["--profile", f"{profile['min']}:{profile['opt']}:{profile['max']}"]
+    valued = {"--workspace": "workspace_bytes"}
+    if backend == "tensorrt":
+        valued |= {"--optimization-level": "optimization_level", "--hardware-compatible": "hardware_compatible"}
+    for flag, name in valued.items():
+        if options.get(name) is not None:
+            parts += [flag, str(options[name])]
+    parts += ["--" + name.replace("_", "-") for name in ("version_compatible", "refit", "strip") if options.get(name)]
     if options.get("plugin"):
-        parts.append("--lrn plugin")
-    return f"build it anew: {' '.join(parts)}"
+        parts += ["--lrn", "plugin"]
+    if facts.get("allow_float"):
+        parts.append("--allow-float")
+    return f"build it anew: {shlex.join(parts)}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_deploy.errors import AlexnetDeployError, SessionError
+from alexnet_deploy.machine import pop_cuda_context
 from alexnet_deploy.optional import require
 
 if TYPE_CHECKING:
@@ -74,8 +75,9 @@ class Device:
         try:
             yield
         finally:
-            # Takes it off the stack as well; after this it cannot be popped.
+            # Takes it off pycuda's stack alone; a context that is gone must not stay current for what comes next.
             self._context.detach()
+            pop_cuda_context()
 
 
 def _forget_frames(error: BaseException | None) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_deploy.errors import SessionError
+from alexnet_deploy.optional import tensorrt_module
 from alexnet_deploy.runtimes.admission import admitted_engine
 from alexnet_deploy.runtimes.cuda import Buffer, CapturedGraph, Device, DeviceTimes, driver_errors
 from alexnet_deploy.runtimes.opened_engine import BatchRange, OpenedEngine
@@ -54,8 +55,11 @@ class EngineSession(Session):
         self._engine: OpenedEngine | None = None
         self._failed = False
         try:
-            with driver_errors(f"{spec.path.name} cannot be opened"), self._device.current():
+            logger = logger_of(tensorrt_module(admitted.backend))
+            opening = driver_errors(f"{spec.path.name} cannot be opened")
+            with opening, self._device.current(), recorded(logger) as lines:
                 self._open(OpenedEngine(admitted, cuda_graphs=spec.hint == CUDA_GRAPH))
+                self.notes += tuple(line for line in lines if line.startswith("[WARNING]"))
         except BaseException:
             self._failed = True
             self.close()
@@ -64,6 +68,7 @@ class EngineSession(Session):
     def _open(self, engine: OpenedEngine) -> None:
         assert self._device is not None
         self._engine = engine
+        self.notes = tuple(engine.notes)
         if len(engine.input.row) != 3:
             raise SessionError("the engine does not read images", got=engine.input.row, expected="(3, S, S)")
         channels, height, width = engine.input.row

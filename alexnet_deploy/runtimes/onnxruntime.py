@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.errors import InputError, MissingDependencyError, RuntimeUnavailableError, SessionError
 from alexnet_deploy.machine import count_gpus
-from alexnet_deploy.optional import require
+from alexnet_deploy.optional import require, tensorrt_module
 from alexnet_deploy.runtimes.session import Session, SessionSpec
 from alexnet_deploy.specs import Precision
 
@@ -25,6 +25,8 @@ PROVIDERS = {
 }
 # The package that brings the TensorRT-RTX provider; ONNX Runtime's own builds have the others.
 RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
+# Of `libnvinfer`, which the provider of ONNX Runtime 1.31 is linked against.
+_TENSORRT_MAJOR = "10"
 _MOST_NODES = 8
 
 
@@ -87,6 +89,14 @@ def _require_device(onnxruntime: Any, provider: str) -> None:
         raise RuntimeUnavailableError(f"this build of ONNX Runtime has no {provider}")
     # The CUDA libraries that PyTorch's packages bring.
     onnxruntime.preload_dlls()
+    if provider == TENSORRT:
+        # The provider finds TensorRT's libraries only where they are loaded, and was built for one major version.
+        version = str(tensorrt_module("tensorrt").__version__)
+        if version.split(".")[0] != _TENSORRT_MAJOR:
+            raise RuntimeUnavailableError(
+                f"ONNX Runtime's TensorRT provider takes TensorRT {_TENSORRT_MAJOR}, and here is {version}; "
+                f"pip install 'tensorrt-cu13<{int(_TENSORRT_MAJOR) + 1}'"
+            )
 
 
 def _provider_arguments(onnxruntime: Any, options: Any, provider: str, spec: SessionSpec) -> dict[str, Any]:
@@ -95,7 +105,7 @@ def _provider_arguments(onnxruntime: Any, options: Any, provider: str, spec: Ses
         return {"providers": [provider]}
     if provider == RTX:
         _add_rtx(onnxruntime, options, _profile_shapes(spec, "nv_profile_{}_shapes"))
-        return {}
+        return {"enable_fallback": 0}
     # Without it ONNX Runtime prints an error and opens the session on the CPU. TensorRT takes types from the graph, so
     # that its switches for FP16 and INT8 stay off.
     chosen = _profile_shapes(spec, "trt_profile_{}_shapes") if provider == TENSORRT else {}

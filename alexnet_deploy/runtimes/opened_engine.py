@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_deploy.artifacts import read_passport, sha256_of
+from alexnet_deploy.artifacts import sha256_of
 from alexnet_deploy.errors import EngineError, InputError, SessionError
 from alexnet_deploy.optional import tensorrt_module
 from alexnet_deploy.runtimes.admission import Admitted, rebuild_command
@@ -56,10 +56,11 @@ class OpenedEngine:
             from alexnet_deploy.lrn import plugin_rtx
 
             plugin_rtx.register(trt)
-        data = admitted.path.read_bytes()
+        data = admitted.data
+        self.notes: list[str] = []
         self._runtime: Any = trt.Runtime(self._logger)
         if admitted.backend == "tensorrt-rtx":
-            _require_valid(trt, self._runtime, data, admitted)
+            self.notes += _verdict(trt, self._runtime, data, admitted)
         # A version-compatible engine holds the machine code of a runtime; its passport said so.
         self._runtime.engine_host_code_allowed = bool(admitted.options.get("version_compatible"))
         self._engine: Any = self._runtime.deserialize_cuda_engine(data)
@@ -86,7 +87,7 @@ class OpenedEngine:
                 "the engine takes no batch of that size",
                 got=batch,
                 expected=" or ".join(f"{found.least} to {found.most}" for found in self.ranges),
-                remedy=f"build it with --max-batch {batch}, or --profile",
+                remedy=f"build it with a --profile that takes {batch}",
             )
         return min(fitting, key=lambda found: found.most - found.least)
 
@@ -164,24 +165,25 @@ class OpenedEngine:
         return tuple(found)
 
 
-def _require_valid(trt: Any, runtime: Any, data: bytes, admitted: Admitted) -> None:
-    """TensorRT-RTX's own verdict, which names what is wrong; deserializing only says no."""
+def _verdict(trt: Any, runtime: Any, data: bytes, admitted: Admitted) -> list[str]:
+    """TensorRT-RTX's own, which names what is wrong (deserializing only says no); what is worth telling otherwise."""
     validity, diagnostics = runtime.get_engine_validity(data)
+    kinds = trt.EngineInvalidityDiagnostics
+    names = [name for name, kind in kinds.__members__.items() if int(diagnostics) & int(kind)]
     if validity == trt.EngineValidity.INVALID:
-        kinds = trt.EngineInvalidityDiagnostics
-        names = [name for name, kind in kinds.__members__.items() if int(diagnostics) & int(kind)]
         raise EngineError(
             f"TensorRT-RTX does not take {admitted.path.name} here",
             got=", ".join(names).lower().replace("_", " ") or "no reason",
             remedy=rebuild_command(admitted.facts) if admitted.facts else None,
         )
+    if validity == trt.EngineValidity.SUBOPTIMAL:
+        return ["TensorRT-RTX calls the engine suboptimal on this GPU: build it for its SM"]
+    return []
 
 
 def _put_weights_back(trt: Any, engine: Any, logger: Any, admitted: Admitted) -> None:
     """Fills an engine that was built without weights from the graph it was made of. Built, not run."""
-    passport = read_passport(admitted.path)
-    assert passport is not None
-    name, digest = passport.parents[0]
+    name, digest = admitted.parent or ("its graph", "")
     graph = admitted.path.with_name(name)
     if not graph.is_file() or sha256_of(graph) != digest:
         raise EngineError(
@@ -191,8 +193,12 @@ def _put_weights_back(trt: Any, engine: Any, logger: Any, admitted: Admitted) ->
             remedy="copy the graph along with the engine, or build it without --strip",
         )
     refitter = trt.Refitter(engine, logger)
-    if not trt.OnnxParserRefitter(refitter, logger).refit_from_bytes(graph.read_bytes()):
-        raise EngineError("the engine does not take its weights", got=first_error(logger.lines, "no error was logged"))
+    parser = trt.OnnxParserRefitter(refitter, logger)
+    if not parser.refit_from_bytes(graph.read_bytes()):
+        said = (
+            str(parser.get_error(0).desc()) if parser.num_errors else first_error(logger.lines, "no error was logged")
+        )
+        raise EngineError("the engine does not take its weights", got=said)
     if not refitter.refit_cuda_engine():
         missing = ", ".join(refitter.get_missing_weights()[:8])
         raise EngineError("the engine did not get all of its weights", got=missing or "no error was logged")

@@ -57,9 +57,11 @@ class Session(ABC):
 
     Attributes:
         image_shape: `(3, S, S)`.
+        notes: What the user should know of it, in sentences.
     """
 
     image_shape: tuple[int, int, int]
+    notes: tuple[str, ...] = ()
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Runs one batch; copies to and from a device are included.

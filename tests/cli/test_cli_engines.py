@@ -17,10 +17,10 @@ from onnx import helper
 
 from alexnet_deploy import machine, prediction
 from alexnet_deploy.artifacts import passport_path
-from alexnet_deploy.engines.options import RTX_SMS, able_sms
+from alexnet_deploy.engines.options import able_sms
 from alexnet_deploy.graph import graph_bytes
 from alexnet_deploy.runtimes import admission, opened_engine
-from alexnet_deploy.specs import Precision
+from alexnet_deploy.specs import RTX_SMS, Precision
 from tests.cli.conftest import Run, assert_refused
 from tests.graphs import CONVOLUTIONS, LINEARS, model_of
 
@@ -194,18 +194,16 @@ def damaged(data: bytes, random_: random.Random) -> bytes:
     return bytes(changed) if bytes(changed) != data else data[:-1]
 
 
-def test_a_whole_engine_would_be_opened(
-    run: Run, common: list[object], build: Build, image: Path, unopened: None
-) -> None:
+def test_a_whole_engine_would_be_opened(run: Run, work: Path, build: Build, image: Path, unopened: None) -> None:
     """Or the tests below would pass for another reason."""
     path = build("--fp16", "--sm", "sm89")
     with pytest.raises(AssertionError, match="an engine was opened"):
-        run("predict", image, *common, "--engine", path)
+        run("predict", image, "--workdir", work, "--engine", path)
 
 
 @pytest.mark.parametrize("kind", ["engine", "passport"])
 def test_damaged_engines_and_passports_are_refused(
-    kind: str, run: Run, common: list[object], build: Build, image: Path, unopened: None, tmp_path: Path
+    kind: str, run: Run, work: Path, build: Build, image: Path, unopened: None, tmp_path: Path
 ) -> None:
     whole = build("--fp16", "--sm", "sm89")
     path = tmp_path / "copy.engine"
@@ -217,7 +215,7 @@ def test_damaged_engines_and_passports_are_refused(
         victim.write_bytes(damaged(original, random.Random(seed)))
         if kind == "passport" and same_values(original, victim.read_bytes()):
             continue
-        ended = run("predict", image, *common, "--engine", path)
+        ended = run("predict", image, "--workdir", work, "--engine", path)
         assert_refused(ended, 1, "passport")
         ended = run("inspect", path, "--json")
         assert ended.code in (0, 1) and "Traceback" not in ended.err
@@ -393,21 +391,27 @@ def test_a_graph_without_weights_is_built(run: Run, tmp_path: Path) -> None:
 # `predict` with an engine.
 
 
-def test_predict_refuses_an_engine_without_its_passport(
-    run: Run, common: list[object], build: Build, image: Path
-) -> None:
+def test_predict_refuses_an_engine_without_its_passport(run: Run, work: Path, build: Build, image: Path) -> None:
     path = build("--fp16", "--sm", "sm89")
     passport_path(path).unlink()
-    assert_refused(run("predict", image, *common, "--engine", path), 1, "no passport", "--trust")
+    assert_refused(run("predict", image, "--workdir", work, "--engine", path), 1, "no passport", "--trust")
 
 
-def test_predict_says_that_an_engine_was_built_and_not_run(
-    run: Run, common: list[object], build: Build, image: Path
-) -> None:
+def test_predict_says_that_an_engine_was_built_and_not_run(run: Run, work: Path, build: Build, image: Path) -> None:
     if machine.count_gpus():
         pytest.skip("there is a CUDA device")
-    ended = run("predict", image, *common, "--engine", build("--fp16", "--sm", "sm89"))
+    ended = run("predict", image, "--workdir", work, "--engine", build("--fp16", "--sm", "sm89"))
     assert (ended.code, ended.out) == (1, "") and "built, not run: no CUDA device" in ended.err
+
+
+def test_an_engine_has_its_own_precision_and_model(
+    run: Run, common: list[object], build: Build, image: Path, work: Path, small_checkpoint: Path
+) -> None:
+    path = build("--fp16", "--sm", "sm89")
+    ended = run("predict", image, "--workdir", work, "--engine", path, "--precision", "int8")
+    assert_refused(ended, 2, "--precision goes without --engine")
+    ended = run("predict", image, "--workdir", work, "--engine", path, "--model", small_checkpoint)
+    assert_refused(ended, 2, "--model goes without --engine")
 
 
 def test_trust_goes_with_an_engine(run: Run, common: list[object], image: Path) -> None:

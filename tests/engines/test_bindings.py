@@ -41,7 +41,6 @@ COMMON = {
     "context": "IExecutionContext",
     "registry": "IPluginRegistry",
     "refitter": "Refitter",
-    "trt.OnnxParserRefitter(refitter, logger)": "OnnxParserRefitter",
     "trt.ILogger": "ILogger",
     "trt.ILogger.Severity": "ILogger.Severity",
 }
@@ -56,6 +55,8 @@ FILES: dict[str, dict[str, str]] = {
     "runtimes/opened_engine.py": {
         **{name: kind for name, kind in COMMON.items() if name not in ("profile", "config")},
         "config": "IRuntimeConfig",
+        "parser": "OnnxParserRefitter",
+        "parser.get_error(0)": "ParserError",
         "self._engine": "ICudaEngine",
         "self._runtime": "Runtime",
     },
@@ -90,7 +91,7 @@ def used_in(source: str, kinds: dict[str, str]) -> Iterator[str]:
 def used() -> frozenset[str]:
     found = {name for file, kinds in FILES.items() for name in used_in((PACKAGE / file).read_text(), kinds)}
     # Named by text in the code: see `engines/config.py`, `engines/build.py` and `OpenedEngine._port`.
-    found |= {f"BuilderFlag.{flag}" for flag in ("VERSION_COMPATIBLE", "REFIT", "STRIP_PLAN")}
+    found |= {f"BuilderFlag.{flag}" for flag in ("VERSION_COMPATIBLE", "REFIT", "REFIT_IDENTICAL", "STRIP_PLAN")}
     found |= {f"HardwareCompatibilityLevel.{level}" for level in ("AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY")}
     found |= {"TensorIOMode.INPUT", "TensorIOMode.OUTPUT"}
     return frozenset(name for name in found if not name.endswith(".__members__"))

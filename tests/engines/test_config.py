@@ -55,7 +55,7 @@ TRT = SimpleNamespace(
     ProfilingVerbosity=enum("DETAILED"),
     MemoryPoolType=enum("WORKSPACE"),
     HardwareCompatibilityLevel=enum("AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"),
-    BuilderFlag=enum("VERSION_COMPATIBLE", "REFIT", "STRIP_PLAN"),
+    BuilderFlag=enum("VERSION_COMPATIBLE", "REFIT", "REFIT_IDENTICAL", "STRIP_PLAN", "TF32"),
     ComputeCapability=enum("SM86", "SM89"),
 )
 
@@ -91,19 +91,27 @@ def test_tensorrt_rtx_is_told_its_targets() -> None:
     ("options", "values", "calls"),
     [
         ({"workspace_bytes": 1 << 20}, {}, [("set_memory_pool_limit", "WORKSPACE", 1 << 20)]),
-        ({"workspace_bytes": 0}, {}, [("set_memory_pool_limit", "WORKSPACE", 0)]),
+        ({"workspace_bytes": 1}, {}, [("set_memory_pool_limit", "WORKSPACE", 1)]),
         ({"optimization_level": 0}, {"builder_optimization_level": 0}, []),
         ({"hardware_compatible": "ampere+"}, {"hardware_compatibility_level": "AMPERE_PLUS"}, []),
         ({"hardware_compatible": "same-sm"}, {"hardware_compatibility_level": "SAME_COMPUTE_CAPABILITY"}, []),
         ({"version_compatible": True}, {}, [("set_flag", "VERSION_COMPATIBLE")]),
         ({"refit": True}, {}, [("set_flag", "REFIT")]),
-        ({"strip": True}, {}, [("set_flag", "REFIT"), ("set_flag", "STRIP_PLAN")]),
+        ({"strip": True}, {}, [("set_flag", "REFIT_IDENTICAL"), ("set_flag", "STRIP_PLAN")]),
+        ({"strip": True, "refit": True}, {}, [("set_flag", "REFIT"), ("set_flag", "STRIP_PLAN")]),
+        ({"precision": Precision.FP32}, {}, [("clear_flag", "TF32")]),
     ],
 )
 def test_an_option_is_its_call(options: dict[str, Any], values: dict[str, Any], calls: list[Any]) -> None:
     config, _ = configured(**options)
     assert config.set == {"profiling_verbosity": "DETAILED", **values}
     assert [call for call in config.calls if call[0] != "add_optimization_profile"] == calls
+
+
+def test_tensorrt_rtx_strips_weights_by_the_general_flag() -> None:
+    config, _ = configured(backend="tensorrt-rtx", strip=True)
+    flags = [call[1] for call in config.calls if call[0] == "set_flag"]
+    assert flags == ["REFIT", "STRIP_PLAN"]
 
 
 def test_every_profile_is_added() -> None:
@@ -174,4 +182,4 @@ def test_a_timing_cache_that_is_not_taken_is_said(tensorrt: dict[str, Any], monk
     said = io.StringIO()
     options = EngineOptions(precision=Precision.FP16, backend="tensorrt")
     engine_from_onnx(engine_graph(Precision.FP16), options, timing_cache=b"old", voice=Voice(stream=said))
-    assert "timing cache is from another TensorRT or GPU" in said.getvalue()
+    assert "timing cache is not one of this TensorRT and GPU" in said.getvalue()

@@ -78,6 +78,10 @@ def tensor(kind: str) -> dict[str, Any]:
     return {"Name": "t", "Dimensions": [1], "Format/Datatype": kind}
 
 
+def weight(kind: str) -> dict[str, Any]:
+    return tensor(kind) | {"Name": "__mye738dconst"}
+
+
 INT8, FP16 = "Thirty-two wide channel vectorized row major Int8 format", "Row major linear FP16 format"
 
 
@@ -89,14 +93,24 @@ INT8, FP16 = "Thirty-two wide channel vectorized row major Int8 format", "Row ma
         ({"Inputs": [tensor(FP16)], "Weights": {"Type": "Int8", "Count": 4}}, "fp16+int8"),
         ({"Inputs": [tensor("Channel major BFloat16 format")], "Weights": {"Type": "BFloat16", "Count": 4}}, "bf16"),
         ({"Inputs": [tensor("Row major linear FP32")], "Weights": {"Type": "Float", "Count": 4}}, "fp32"),
-        ({"LayerType": "gemm", "Inputs": [tensor("Int8"), tensor("Int8")]}, "int8"),
-        ({"LayerType": "gemm", "Inputs": [tensor("FP8"), tensor("FP8")]}, "fp8"),
-        ({"LayerType": "gemm", "Inputs": [tensor("Half"), tensor("Int4")]}, "fp16+int4"),
-        ({"LayerType": "gemm", "Inputs": [tensor("Int8"), tensor("Half")]}, "fp16+int8"),
+        ({"LayerType": "gemm", "Inputs": [tensor("Int8"), weight("Int8")]}, "int8"),
+        ({"LayerType": "gemm", "Inputs": [tensor("FP8"), weight("FP8")]}, "fp8"),
+        ({"LayerType": "gemm", "Inputs": [tensor("Half"), weight("Int4")]}, "fp16+int4"),
+        ({"LayerType": "gemm", "Inputs": [tensor("Int8"), weight("Half")]}, "fp16+int8"),
         # TensorRT 10.16 names no weights: the kernel says it, or nothing does.
         ({"LayerType": "gemm", "Inputs": [tensor("Int8")], "TacticName": "sm80_xmma_gemm_i8i8_i8i32_f32"}, "int8"),
         ({"LayerType": "fusion", "Inputs": [tensor("Int8")], "TacticName": "xmma_gemm_i8f32_i8i32_f32_tn"}, "int8"),
         ({"LayerType": "gemm", "Inputs": [tensor("Int8")]}, "unknown"),
+        ({"LayerType": "gemm", "Inputs": [tensor("FP8")]}, "unknown"),
+        # A residual is no weight, and a kernel that says otherwise counts.
+        ({"LayerType": "fusion", "Inputs": [tensor("Int8"), tensor("Int8")]}, "unknown"),
+        ({"LayerType": "fusion", "Inputs": [tensor("Int8"), tensor("Int8")], "TacticName": "xmma_fprop_f16f16_f16"},
+         "fp16+int8"),
+        ({"Inputs": [tensor(FP16)], "Weights": {"Type": "Half", "Count": 4}, "TacticName": "sm80_i8i8_i8i32"},
+         "fp16+int8"),
+        ({"Inputs": [tensor("Row major linear FP32")], "Weights": {"Type": "Float", "Count": 4},
+          "TacticName": "sm80_xmma_fprop_tf32f32_tf32f32_f32"}, "tf32"),
+        ({"LayerType": "gemm", "Inputs": [tensor("Half")]}, "fp16"),
         ({"LayerType": "ConvActPool", "Inputs": [tensor(INT8)], "ConvWeights": {"Type": "Int8", "Count": 4}}, "int8"),
         ({"LayerType": "gemm", "Inputs": [tensor("UInt8"), tensor("UInt8")]}, "unknown"),
         ({"Inputs": []}, "unknown"),

@@ -8,7 +8,6 @@ import pytest
 
 from alexnet_deploy.engines.options import (
     DEFAULT_SMS,
-    RTX_SMS,
     EngineOptions,
     Profile,
     able_sms,
@@ -18,7 +17,7 @@ from alexnet_deploy.engines.options import (
     sms_from_text,
 )
 from alexnet_deploy.errors import EngineError, InputError
-from alexnet_deploy.specs import Precision
+from alexnet_deploy.specs import RTX_SMS, Precision
 
 RTX = "tensorrt-rtx"
 
@@ -142,6 +141,14 @@ def test_tensorrt_refuses_what_the_gpu_lacks(precision: Precision, sm: int, near
     assert resolved(EngineOptions(precision=Precision.INT8), "tensorrt", 75).sms == (75,)
 
 
+@pytest.mark.parametrize(("precision", "sm"), [(Precision.FP8, 90), (Precision.FP16, 75)])
+def test_an_engine_for_all_gpus_holds_what_all_of_them_do(precision: Precision, sm: int) -> None:
+    options = EngineOptions(precision=precision, hardware_compatible="ampere+")
+    with pytest.raises(InputError, match="every GPU from SM80") as caught:
+        resolved(options, "tensorrt", sm)
+    assert "same-sm" in str(caught.value.expected)
+
+
 TENSORRT_ALONE: list[dict[str, Any]] = [
     {"optimization_level": 3},
     {"version_compatible": True},
@@ -199,7 +206,13 @@ def test_no_profile_or_one_twice_is_refused(profiles: tuple[Profile, ...]) -> No
 
 
 @pytest.mark.parametrize(
-    "options", [{"workspace_bytes": -1}, {"optimization_level": 6}, {"hardware_compatible": "hopper"}]
+    "options",
+    [
+        {"workspace_bytes": 0},
+        {"workspace_bytes": 1 << 63},
+        {"optimization_level": 6},
+        {"hardware_compatible": "hopper"},
+    ],
 )
 def test_an_option_that_cannot_be_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="no such") as caught:

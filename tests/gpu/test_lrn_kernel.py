@@ -13,7 +13,7 @@ import torch
 from onnx import helper
 
 from alexnet_deploy.engines.build import engine_from_onnx
-from alexnet_deploy.engines.options import RTX_SMS, EngineOptions
+from alexnet_deploy.engines.options import EngineOptions
 from alexnet_deploy.graph import graph_bytes
 from alexnet_deploy.lrn.cubin import kernel_from_spec
 from alexnet_deploy.lrn.kernel import lrn_on_device
@@ -23,7 +23,7 @@ from alexnet_deploy.lrn.node import lower_to_plugin
 from alexnet_deploy.lrn.oracle import lrn_reference
 from alexnet_deploy.machine import gpu_sm
 from alexnet_deploy.optional import is_installed
-from alexnet_deploy.specs import LrnSpec, Precision
+from alexnet_deploy.specs import RTX_SMS, LrnSpec, Precision
 from tests.graphs import model_of
 from tests.lrn.cases import FP16_BOUND, FP32_BOUND
 

@@ -42,7 +42,7 @@ class Builder:
         )
         return BuiltEngine(
             data=b"engine" + graph, options=options, version="10.16", plan=plan, layers=3, seconds=1.234,
-            timing_cache=b"times",
+            timing_cache=b"times", cache_taken=arguments["timing_cache"] != b"another's",
         )  # fmt: skip
 
 
@@ -91,6 +91,21 @@ def test_a_timing_cache_goes_from_build_to_build(asked: EngineRequest, monkeypat
     monkeypatch.setattr(pipeline, "tensorrt_version", lambda _backend: "10.17")
     made(asked, builder, monkeypatch)
     assert builder.given == [None, b"times"]
+
+
+def test_a_file_that_is_no_timing_cache_is_left_alone(asked: EngineRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked.timing_cache is not None
+    asked.timing_cache.write_bytes(b"another's")
+    made(asked, Builder(conv1="int8", fc6="int8"), monkeypatch)
+    assert asked.timing_cache.read_bytes() == b"another's"
+
+
+def test_another_engine_has_another_name() -> None:
+    names = {
+        engine_name("net", dataclasses.replace(OPTIONS, **change))
+        for change in ({}, {"profiles": (Profile(max=32),)}, {"strip": True}, {"workspace_bytes": 1 << 20})
+    }
+    assert len(names) == 4 and "net.int8.tensorrt.sm90.engine" in names
 
 
 def test_a_layer_that_fell_back_leaves_no_engine_and_its_log(

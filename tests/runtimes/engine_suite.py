@@ -119,7 +119,7 @@ def test_a_batch_that_no_profile_takes_is_refused(profiles: Profiles, batch: int
         with pytest.raises(InputError, match="no batch of that size") as caught:
             session.run(images)
         assert caught.value.got == batch and "16" in str(caught.value.expected)
-        assert f"--max-batch {batch}" in str(caught.value.remedy)
+        assert f"--profile that takes {batch}" in str(caught.value.remedy)
         assert_near(session.run(images[:1]), images[:1], rig)
 
 

@@ -120,17 +120,20 @@ class HostContext:
         if self.detached:
             raise LogicError("push failed: invalid device context")
         self.cuda.stack.append(self)
+        self.cuda.driver_stack.append(self)
 
     def pop(self) -> None:
         if not self.cuda.stack:
             raise LogicError("pop failed: the context stack is empty")
         self.cuda.stack.pop()
+        self.cuda.driver_stack.pop()
 
     def detach(self) -> None:
         if self.detached:
             raise LogicError("detach failed: cannot detach from invalid context")
         self.detached = True
         self.cuda.retained -= 1
+        # The driver's own stack keeps it.
         if self in self.cuda.stack:
             self.cuda.stack.remove(self)
 
@@ -144,6 +147,7 @@ class HostCuda(ModuleType):
         self.memory: dict[int, Memory] = {}
         self.streams: dict[int, HostStream] = {}
         self.stack: list[HostContext] = []
+        self.driver_stack: list[HostContext] = []
         self.retained, self.allocations, self.now_ms = 0, 0, 0.0
         self.bytes_left: int | None = None
         self.graphs: dict[int, list[Work]] = {}
@@ -286,6 +290,7 @@ class Behaviour:
 
     refuses: set[str] = field(default_factory=set)
     validity: str = "VALID"
+    warns: str | None = None
     diagnostics: int = 0
     output_rows: int = 0
     calls: list[str] = field(default_factory=list)
@@ -453,11 +458,13 @@ class HostTensorRt(ModuleType):
 
     def answer(self, call: str, good: Any, bad: Any) -> Any:
         """What a call gives, with an error in the log where it was told to fail."""
-        self.behaviour.calls.append(call)
-        if call not in self.behaviour.refuses:
-            return good
         from alexnet_deploy.trt_log import logger_of
 
+        self.behaviour.calls.append(call)
+        if call == "deserialize_cuda_engine" and self.behaviour.warns:
+            logger_of(self).log(Severity.WARNING, self.behaviour.warns)
+        if call not in self.behaviour.refuses:
+            return good
         logger_of(self).log(Severity.ERROR, f"{call} was told to fail")
         return bad
 
@@ -471,6 +478,7 @@ def install(patch: pytest.MonkeyPatch, runtime: str, *, sm: int = 89, driver: st
     """Puts the stand-ins in place of pycuda, cuda-bindings and the runtime, and a GPU into the machine."""
     from alexnet_deploy import machine, optional, trt_log
     from alexnet_deploy.runtimes import admission
+    from alexnet_deploy.runtimes import cuda as cuda_module
 
     cuda = HostCuda()
     trt = HostTensorRt(runtime.replace("-", "_"), cuda)
@@ -487,6 +495,8 @@ def install(patch: pytest.MonkeyPatch, runtime: str, *, sm: int = 89, driver: st
         (admission, "count_gpus", lambda: 1),
         (admission, "gpu_sm", lambda: sm),
         (admission, "cuda_driver_version", lambda: driver),
+        (admission, "gpu_name", lambda: "a card"),
+        (cuda_module, "pop_cuda_context", cuda.driver_stack.pop),
         (admission, "tensorrt_version", lambda _backend: trt.__version__),
         (admission, "is_installed", lambda _module: True),
         (optional, "is_installed", lambda _module: True),

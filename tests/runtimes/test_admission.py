@@ -32,16 +32,25 @@ FACTS: dict[str, Any] = RTX_FACTS | {
     "options": {"sms": [90], "profiles": [{"min": 1, "opt": 8, "max": 16}]},
     "plan": {"sms": ["sm90"]},
     "driver": "13.0",
+    "device": "a card",
 }
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A machine with a GPU of SM89 and everything installed; a test changes what it is about."""
-    here: dict[str, Any] = {"gpus": 1, "sm": 89, "driver": "13.0", "version": "1.7.1", "installed": True}
+    here: dict[str, Any] = {
+        "gpus": 1,
+        "sm": 89,
+        "driver": "13.0",
+        "device": "a card",
+        "version": "1.7.1",
+        "installed": True,
+    }
     monkeypatch.setattr(admission, "count_gpus", lambda: here["gpus"])
     monkeypatch.setattr(admission, "gpu_sm", lambda: here["sm"])
     monkeypatch.setattr(admission, "cuda_driver_version", lambda: here["driver"])
+    monkeypatch.setattr(admission, "gpu_name", lambda: here["device"])
     monkeypatch.setattr(admission, "tensorrt_version", lambda _backend: here["version"])
     monkeypatch.setattr(admission, "is_installed", lambda _module: here["installed"])
     return here
@@ -126,7 +135,7 @@ def test_another_version(here: str, tmp_path: Path, machine: dict[str, Any]) -> 
         ("10.9.0", "10.16.1", True),
         ("10.16.1", "10.16.1", True),
         ("10.16.1", "10.9.0", False),
-        ("10.9.0", "11.1.0", False),
+        ("10.9.0", "11.1.0", True),
     ],
 )
 def test_a_version_compatible_engine(
@@ -138,7 +147,7 @@ def test_a_version_compatible_engine(
         admitted_engine(path, "tensorrt")
     else:
         error = refused(path, EngineError, "another version", "tensorrt")
-        assert "or a later 10.x" in error.expected and "--version-compatible" in error.remedy
+        assert error.expected == f"{built} or later" and "--version-compatible" in error.remedy
 
 
 def test_no_gpu(tmp_path: Path, machine: dict[str, Any]) -> None:
@@ -173,6 +182,31 @@ def test_hardware_compatibility(
         admitted_engine(path, "tensorrt")
     else:
         refused(path, EngineError, "another GPU", "tensorrt")
+
+
+@pytest.mark.parametrize(("compatible", "opens"), [(None, False), ("same-sm", True), ("ampere+", True)])
+def test_another_card_of_the_same_sm(
+    compatible: str | None, opens: bool, tmp_path: Path, machine: dict[str, Any]
+) -> None:
+    machine |= {"sm": 90, "version": "10.16.1", "device": "another card"}
+    path = engine(tmp_path, FACTS | {"options": FACTS["options"] | {"hardware_compatible": compatible}}, "10.16.1")
+    if opens:
+        admitted_engine(path, "tensorrt")
+    else:
+        error = refused(path, EngineError, "another card", "tensorrt")
+        assert error.got == "built on a card, here is another card" and "same-sm" in error.expected
+
+
+def test_tensorrt_rtx_says_itself_what_driver_and_card_it_takes(tmp_path: Path, machine: dict[str, Any]) -> None:
+    machine |= {"driver": "12.9", "device": "another card"}
+    admitted_engine(engine(tmp_path, RTX_FACTS | {"driver": "13.1", "device": None}), "tensorrt-rtx")
+
+
+def test_what_was_hashed_is_what_is_opened(tmp_path: Path, machine: dict[str, Any]) -> None:
+    path = engine(tmp_path, RTX_FACTS)
+    found = admitted_engine(path, "tensorrt-rtx")
+    path.write_bytes(b"something else")
+    assert found.data == b"vtrt and so on"
 
 
 @pytest.mark.parametrize(("driver", "opens"), [("13.0", True), ("13.1", True), ("12.9", False)])
@@ -219,9 +253,18 @@ def test_the_command_names_all_that_differs_from_the_defaults() -> None:
     options = {
         "sms": [90], "profiles": [{"min": 1, "opt": 1, "max": 1}, {"min": 2, "opt": 8, "max": 32}], "plugin": True,
         "version_compatible": True, "refit": True, "strip": True, "hardware_compatible": "ampere+",
+        "optimization_level": 0, "workspace_bytes": 1 << 20,
     }  # fmt: skip
-    facts = {"precision": "fp8", "backend": "tensorrt", "source": "net.onnx", "options": options}
+    facts = {
+        "precision": "fp8", "backend": "tensorrt", "source": "my net.onnx", "options": options, "allow_float": True,
+    }  # fmt: skip
     assert rebuild_command(facts) == (
-        "build it anew: alexnet-deploy build-engine --fp8 --backend tensorrt --model net.onnx --profile 1:1:1 "
-        "--profile 2:8:32 --version-compatible --refit --strip --hardware-compatible ampere+ --lrn plugin"
+        "build it anew: alexnet-deploy build-engine --fp8 --backend tensorrt --model 'my net.onnx' --profile 1:1:1 "
+        "--profile 2:8:32 --workspace 1048576 --optimization-level 0 --hardware-compatible ampere+ "
+        "--version-compatible --refit --strip --lrn plugin --allow-float"
     )
+
+
+def test_a_card_that_tensorrt_rtx_does_not_build_for_gets_the_command_of_tensorrt() -> None:
+    command = rebuild_command(RTX_FACTS, sm=90)
+    assert "--backend tensorrt --profile" in command and "--sm" not in command

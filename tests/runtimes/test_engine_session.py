@@ -52,6 +52,7 @@ class StandInRig:
             "options": {"profiles": batches, "sms": [89]},
             "plan": {"sms": ["sm89"]},
             "driver": "13.0",
+            "device": "a card",
         }
         write_passport(path, kind="engine", facts=facts, tools={self.runtime: self.trt.__version__})
         return path
@@ -80,7 +81,8 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     yield made
     gc.collect()
     cuda = made.trt.cuda
-    assert (cuda.stack, cuda.retained, cuda.memory, cuda.graphs, cuda.trt_objects) == ([], 0, {}, {}, [])
+    assert (cuda.stack, cuda.driver_stack, cuda.retained) == ([], [], 0)
+    assert (cuda.memory, cuda.graphs, cuda.trt_objects) == ({}, {}, [])
 
 
 def test_times_are_the_devices(rig: StandInRig) -> None:
@@ -222,6 +224,26 @@ def test_tensorrt_rtx_says_why_an_engine_is_not_valid(rig: StandInRig) -> None:
     assert "deserialize_cuda_engine" not in rig.trt.behaviour.calls
 
 
+def test_what_tensorrt_warns_of_is_told(rig: StandInRig) -> None:
+    """And an error of one opening is not told of the next."""
+    rig.trt.behaviour.refuses = {"deserialize_cuda_engine"}
+    with pytest.raises(EngineError):
+        rig.session(rig.engine())
+    rig.trt.behaviour.refuses, rig.trt.behaviour.validity = set(), "SUBOPTIMAL"
+    rig.trt.behaviour.warns = "it is slow here"
+    with rig.session(rig.engine()) as session:
+        suboptimal = [note for note in session.notes if "suboptimal" in note]
+        assert len(suboptimal) == (rig.runtime == "tensorrt-rtx")
+        assert "[WARNING] it is slow here" in session.notes and not any(
+            "told to fail" in note for note in session.notes
+        )
+    path = rig.engine()
+    rig.trt.behaviour.refuses = {"create_execution_context"}
+    with rig.session(path) as session, pytest.raises(SessionError) as caught:
+        session.run(shipped_batch(1))
+    assert "create_execution_context was told to fail" in str(caught.value.got)
+
+
 def test_an_output_of_another_size_is_an_error(rig: StandInRig) -> None:
     rig.trt.behaviour.output_rows = 1
     with rig.session(rig.engine()) as session, pytest.raises(SessionError, match="one row an image"):
@@ -307,7 +329,7 @@ def test_code_inside_an_engine_runs_only_where_its_passport_says_so(rig: StandIn
     rig.session(path).close()
     assert "host code False" in rig.trt.behaviour.calls
     rig.trt.behaviour.calls.clear()
-    facts = {"precision": "fp32", "backend": rig.runtime, "plan": {"sms": ["sm89"]}}
+    facts = {"precision": "fp32", "backend": rig.runtime, "plan": {"sms": ["sm89"]}, "device": "a card"}
     options = {"version_compatible": True}
     write_passport(path, kind="engine", facts=facts | {"options": options}, tools={rig.runtime: rig.trt.__version__})
     rig.session(path).close()
@@ -339,5 +361,7 @@ def test_the_stand_in_shows_what_was_not_waited_for(rig: StandInRig) -> None:
         stream.synchronize()
     host.base.free()  # type: ignore[union-attr]
     device.detach()
+    assert cuda.stack == [] and cuda.driver_stack == [device]
+    cuda.driver_stack.pop()
     with pytest.raises(Exception, match="no currently active context"):
         cuda.mem_alloc(16)

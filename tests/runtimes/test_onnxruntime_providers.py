@@ -81,6 +81,7 @@ class Recorded:
         monkeypatch.setattr(onnxruntime, "get_ep_devices", lambda: self.devices)
         monkeypatch.setattr(onnxruntime, "register_execution_provider_library", register)
         monkeypatch.setattr(module, "count_gpus", lambda: 1)
+        monkeypatch.setattr(module, "tensorrt_module", lambda _backend: SimpleNamespace(__version__="10.16.1"))
         package: Any = ModuleType(RTX_PACKAGE)
         package.get_ep_name, package.get_library_path = lambda: RTX, lambda: "/libprovider.so"
         monkeypatch.setitem(sys.modules, RTX_PACKAGE, package)
@@ -129,7 +130,7 @@ def test_no_way_back_to_the_cpu_is_offered(runtime: str, graph: Path, monkeypatc
     assert recorded.entries["session.record_ep_graph_assignment_info"] == "1"
     if runtime == "onnxruntime-tensorrt-rtx":
         # With `providers` the devices that were added would be left out without a word.
-        assert "providers" not in recorded.arguments
+        assert "providers" not in recorded.arguments and recorded.arguments["enable_fallback"] == 0
         assert recorded.arguments["devices"][0] == recorded.devices[:1]
     else:
         assert recorded.arguments["enable_fallback"] == 0
@@ -197,6 +198,13 @@ def test_the_providers_package_is_named_where_it_is_missing(graph: Path, monkeyp
     with pytest.raises(MissingDependencyError, match="onnxruntime-ep-nv-tensorrt-rtx") as caught:
         open_session(spec("onnxruntime-tensorrt-rtx", graph))
     assert "rtx-provider" in str(caught.value.remedy)
+
+
+def test_the_tensorrt_provider_takes_the_version_it_was_built_for(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Recorded(monkeypatch)
+    monkeypatch.setattr(module, "tensorrt_module", lambda _backend: SimpleNamespace(__version__="11.1.0"))
+    with pytest.raises(RuntimeUnavailableError, match=r"takes TensorRT 10, and here is 11\.1\.0"):
+        open_session(spec("onnxruntime-tensorrt", graph))
 
 
 def test_a_provider_that_this_build_lacks_says_so(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
