@@ -72,7 +72,7 @@ def read_graph(path: Path) -> ir.Model:
         _require_known_opset(path, proto)
         # The checker reads bytes as they are; a model it would have to serialize first.
         checked: bytes | onnx.ModelProto = data
-        if external := [t for t in proto.graph.initializer if onnx.external_data_helper.uses_external_data(t)]:
+        if external := [t for t in _tensors(proto.graph) if onnx.external_data_helper.uses_external_data(t)]:
             _require_files(path, external)
             onnx.load_external_data_for_model(proto, str(path.parent))
             checked = proto
@@ -101,6 +101,18 @@ def _require_known_opset(path: Path, proto: onnx.ModelProto) -> None:
             expected=f"opset {OLDEST_OPSET} to {newest}",
             remedy="export it for one of these, or update the package onnx",
         )
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """What may keep its data outside: constants of the graph, of its nodes, and of the graphs inside them."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from attribute.tensors
+            if attribute.HasField("t"):
+                yield attribute.t
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _tensors(inner)
 
 
 def _require_files(path: Path, tensors: list[onnx.TensorProto]) -> None:

@@ -29,7 +29,7 @@ from alexnet_deploy.progress import Voice
     "runtimes",
     multiple=True,
     help="Only this one; more than once for several: torch, onnxruntime-cpu, openvino, onnxruntime-cuda, "
-    "tensorrt, tensorrt-rtx.",
+    "onnxruntime-tensorrt, onnxruntime-tensorrt-rtx, tensorrt, tensorrt-rtx.",
 )
 @click.option("--batch", "batches", default="1,16", show_default=True, help="Batch sizes.")
 @click.option("--runs", type=int, default=50, show_default=True, help="Samples for each row.")

@@ -93,7 +93,7 @@ def engine_options(command: Command) -> Command:
         type=click.IntRange(0, 5),
         help="Of TensorRT: how long the builder looks for fast kernels.",
     )
-    @click.option("--version-compatible", is_flag=True, help="Of TensorRT: opens in later versions of the same major.")
+    @click.option("--version-compatible", is_flag=True, help="Of TensorRT: opens in later versions.")
     @click.option(
         "--hardware-compatible",
         type=click.Choice(HARDWARE_COMPATIBILITY),

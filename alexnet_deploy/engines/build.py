@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from alexnet_deploy.artifacts import write_bytes
 from alexnet_deploy.engines.config import config_from_options, use_timing_cache
 from alexnet_deploy.engines.inspector import plan_from_engine
-from alexnet_deploy.engines.options import EngineOptions, resolved
+from alexnet_deploy.engines.options import EngineOptions, resolved_here
 from alexnet_deploy.engines.parser import network_from_onnx
 from alexnet_deploy.engines.plan import read_plan
-from alexnet_deploy.engines.progress import STEPS, BuildProgress, monitor_of
+from alexnet_deploy.engines.progress import STEPS, BuildProgress, monitor_of, watched_interrupts
 from alexnet_deploy.errors import EngineError
-from alexnet_deploy.machine import gpu_sm
-from alexnet_deploy.optional import tensorrt_backend, tensorrt_module
+from alexnet_deploy.optional import tensorrt_module
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.trt_log import first_error, logger_of, recorded
 
@@ -74,9 +73,8 @@ def engine_from_onnx(
         EngineError: The graph does not parse, or the builder failed; the message has the builder's first error.
         KeyboardInterrupt: The build was interrupted.
     """
-    backend = tensorrt_backend(options.backend)
-    trt = tensorrt_module(backend)
-    options = resolved(options, backend, gpu_sm())
+    options = resolved_here(options)
+    trt = tensorrt_module(options.backend)
     with recorded(logger_of(trt)) as lines:
         try:
             return _built(trt, graph, options, timing_cache, voice)
@@ -101,12 +99,12 @@ def _built(trt: Any, graph: bytes, options: EngineOptions, timing_cache: bytes |
     taken = options.backend == "tensorrt" and use_timing_cache(config, timing_cache or b"")
     if timing_cache and not taken:
         voice.warn("the timing cache is not one of this TensorRT and GPU; it is left alone")
-    with voice.track(f"build {options.precision.value}", STEPS) as track:
-        monitor = monitor_of(trt, BuildProgress(track))
+    with watched_interrupts() as interrupted, voice.track(f"build {options.precision.value}", STEPS) as track:
+        monitor = monitor_of(trt, BuildProgress(track), interrupted)
         config.progress_monitor = monitor
         serialized = builder.build_serialized_network(network, config)
-    if monitor.interrupted:
-        raise KeyboardInterrupt
+        if monitor.error is not None:
+            raise monitor.error
     if serialized is None:
         raise EngineError(
             f"{options.backend} could not build the engine", got=first_error(logger.lines, "no error was logged")

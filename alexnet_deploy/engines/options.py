@@ -1,4 +1,4 @@
-"""What an engine is built for, and what no builder can do: said before anything is made. Standard library only."""
+"""What an engine is built for, and what no builder can do: said before anything is made. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from alexnet_deploy.errors import EngineError, InputError
+from alexnet_deploy.machine import gpu_sm
+from alexnet_deploy.optional import tensorrt_backend, tensorrt_version
 from alexnet_deploy.specs import RTX_SMS, Precision
 
 DEFAULT_SMS = (86, 89, 120)
@@ -113,6 +115,21 @@ class EngineOptions:
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         return asdict(self)
+
+
+def resolved_here(options: EngineOptions) -> EngineOptions:
+    """The request with backend and SMs in numbers, for what is installed and for the GPU at hand.
+
+    Raises:
+        MissingDependencyError: The backend is not installed.
+        InputError: It lacks an option, or an SM the precision.
+        EngineError: It takes a GPU, and there is none.
+    """
+    sm = gpu_sm()
+    ahead = options.sms is not None and set(options.sms) != {sm}
+    backend = tensorrt_backend(options.backend, ahead=ahead)
+    tensorrt_version(backend)
+    return resolved(options, backend, sm)
 
 
 def resolved(options: EngineOptions, backend: str, local_sm: int | None) -> EngineOptions:

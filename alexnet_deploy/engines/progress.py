@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,35 +64,69 @@ class BuildProgress:
             self._shown = now
 
 
-def monitor_of(trt: Any, progress: BuildProgress) -> Any:
+def monitor_of(trt: Any, progress: BuildProgress, interrupted: Callable[[], bool]) -> Any:
     """TensorRT's progress monitor over `progress`.
 
-    Its callbacks run on the thread that builds, where Ctrl-C arrives as an exception; it may not pass through the
-    builder, so that `interrupted` tells of it and the builder is told to stop.
+    TensorRT may call it from several threads of its own, and nothing may be raised through it: what goes wrong in a
+    callback is kept in `error`, and the builder is told to stop.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.interrupted = False
+            self.error: BaseException | None = None
+            self._lock = threading.Lock()
+
+        def _go_on(self, move: Callable[[], None]) -> bool:
+            with self._lock:
+                try:
+                    move()
+                    if interrupted():
+                        raise KeyboardInterrupt
+                except BaseException as exc:
+                    self.error = self.error or exc
+                return self.error is None
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            try:
-                progress.start(phase_name, num_steps)
-            except KeyboardInterrupt:
-                self.interrupted = True
+            self._go_on(lambda: progress.start(phase_name, num_steps))
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            try:
-                progress.step(phase_name, step)
-            except KeyboardInterrupt:
-                self.interrupted = True
-            return not self.interrupted
+            return self._go_on(lambda: progress.step(phase_name, step))
 
         def phase_finish(self, phase_name: str) -> None:
-            try:
-                progress.finish(phase_name)
-            except KeyboardInterrupt:
-                self.interrupted = True
+            self._go_on(lambda: progress.finish(phase_name))
 
     return Monitor()
+
+
+@contextlib.contextmanager
+def watched_interrupts() -> Iterator[Callable[[], bool]]:
+    """Gives a question whether Ctrl-C was pressed, which any thread can ask while the main one is inside the builder.
+
+    Python runs a signal's handler only between two of its own instructions on the main thread; the byte that the signal
+    leaves in a pipe is there at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    reads, writes = os.pipe()
+    for end in (reads, writes):
+        os.set_blocking(end, False)
+    seen: list[int] = []
+
+    def pressed() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            seen.extend(os.read(reads, 64))
+        return signal.SIGINT in seen
+
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    wakeup = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+    try:
+        yield pressed
+        if pressed():
+            raise KeyboardInterrupt
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGINT, before)
+        os.close(reads)
+        os.close(writes)

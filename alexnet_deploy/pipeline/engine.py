@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_deploy.engines.options import EngineOptions, resolved, sm_label
-from alexnet_deploy.machine import cuda_driver_version, gpu_name, gpu_sm
-from alexnet_deploy.optional import tensorrt_backend, tensorrt_version
+from alexnet_deploy.engines.options import EngineOptions, sm_label
+from alexnet_deploy.machine import cuda_driver_version, gpu_name
+from alexnet_deploy.optional import tensorrt_version
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
 from alexnet_deploy.specs import Lowering, fingerprint
 
@@ -37,21 +37,6 @@ class EngineRequest:
     allow_float: bool = False
     source: str = "shipped"
     timing_cache: Path | None = None
-
-
-def resolved_options(options: EngineOptions) -> EngineOptions:
-    """The request with backend and SMs in numbers, for the GPU at hand.
-
-    Raises:
-        MissingDependencyError: The backend is not installed.
-        InputError: It lacks an option, or an SM the precision.
-        EngineError: It takes a GPU, and there is none.
-    """
-    sm = gpu_sm()
-    ahead = options.sms is not None and set(options.sms) != {sm}
-    backend = tensorrt_backend(options.backend, ahead=ahead)
-    tensorrt_version(backend)
-    return resolved(options, backend, sm)
 
 
 def engine_name(stem: str, options: EngineOptions) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.artifacts import matching_passport, read_passport, require_passport, sha256_of
+from alexnet_deploy.engines.options import resolved_here
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.normalise import DEFAULT_OPSET
 from alexnet_deploy.pipeline.engine import (
@@ -18,7 +19,6 @@ from alexnet_deploy.pipeline.engine import (
     engine_in_workspace,
     engine_name,
     plugin_of,
-    resolved_options,
 )
 from alexnet_deploy.pipeline.fp32 import fp32_from_source
 from alexnet_deploy.pipeline.lrn_choice import lrn_choice
@@ -281,7 +281,7 @@ class Deployment:
             PrecisionProofError: A layer did not get the precision, and `allow_float` is not set.
             EngineError: The builder failed.
         """
-        options = resolved_options(options)
+        options = resolved_here(options)
         if timing_cache is not None and options.backend == "tensorrt-rtx":
             raise InputError(
                 "TensorRT-RTX has no timing cache", got=f"--timing-cache {timing_cache}", remedy="leave it out"

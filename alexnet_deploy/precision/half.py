@@ -43,7 +43,9 @@ def half_from_fp32(model: ir.Model, precision: Precision) -> ir.Model:
     if precision is Precision.BF16:
         converted.graph.opset_imports[""] = max(BF16_OPSET, converted.graph.opset_imports[""])
     for value in list(converted.graph.initializers.values()):
-        if not any(use.idx in _FP32_INPUTS.get(use.node.op_type, ()) for use in value.uses()):
+        kept = [use for use in value.uses() if use.idx in _FP32_INPUTS.get(use.node.op_type, ())]
+        if len(kept) < len(list(value.uses())):
+            _keep_in_fp32(converted, value, kept)
             _convert_initializer(value, dtype)
     for node in list(converted.graph):
         _convert_outputs(node, dtype)
@@ -65,12 +67,25 @@ def _convert_outputs(node: ir.Node, dtype: ir.DataType) -> None:
 
     if node.op_type in _KEPT_IN_FP32:
         return
-    to = node.attributes.get("to")
+    to, value = node.attributes.get("to"), node.attributes.get("value")
     if node.op_type == "Cast" and to is not None and to.as_int() == ir.DataType.FLOAT:
         node.attributes["to"] = ir.AttrInt64("to", int(dtype))
-    for value in node.outputs:
-        if value.dtype == ir.DataType.FLOAT:
-            value.dtype = dtype
+    if node.op_type in ("Constant", "ConstantOfShape"):
+        # The shape's fill is an FP32 zero where it is not named.
+        array = value.as_tensor().numpy() if value is not None else np.zeros(1, np.float32)
+        if array.dtype == np.float32:
+            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array.astype(dtype.numpy()), dtype=dtype))
+    for output in node.outputs:
+        if output.dtype == ir.DataType.FLOAT:
+            output.dtype = dtype
+
+
+def _keep_in_fp32(model: ir.Model, value: ir.Value, uses: list[Any]) -> None:
+    """A copy of a constant for those of its readers that ONNX wants in FP32."""
+    if uses and value.const_value is not None:
+        copy = add_initializer(model, f"{value.name}.fp32", value.const_value.numpy())
+        for use in uses:
+            use.node.replace_input_with(use.idx, copy)
 
 
 def _convert_initializer(value: ir.Value, dtype: ir.DataType) -> None:

@@ -105,8 +105,11 @@ def test_a_second_build_finds_the_first_and_says_so(
     assert again.out == first.out and f"reusing {path}" in again.err
     assert path.stat().st_mtime_ns == before
     monkeypatch.undo()
+    # Another engine has another name, and the first one stays.
     more = run(*arguments, "--max-batch", 4)
-    assert more.code == 0 and f"wrote {path}" in more.err
+    other = Path(more.out.strip())
+    assert more.code == 0 and f"wrote {other}" in more.err and other != path
+    assert f"reusing {path}" in run(*arguments).err
 
 
 def test_a_changed_engine_or_passport_is_built_anew(run: Run, work: Path, small_checkpoint: Path) -> None:
@@ -135,6 +138,9 @@ def test_a_changed_engine_or_passport_is_built_anew(run: Run, work: Path, small_
         (["--fp16", "--profile", "1:1:1", "--profile", "1:1:1"], 2, ["alike"]),
         (["--fp16", "--workspace", "3X"], 2, ["512M or 2G"]),
         (["--fp16", "--optimization-level", "9"], 2, ["0<=x<=5"]),
+        (["--fp16", "--workspace", "0"], 2, ["no such workspace"]),
+        (["--fp16", "--workspace", "999999999999G"], 2, ["no such workspace"]),
+        (["--fp16", "--timing-cache", "cache"], 2, ["no timing cache"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and value[0].startswith("--") else "",
 )

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from alexnet_deploy.engines import build
+from alexnet_deploy.engines import options as options_module
 from alexnet_deploy.engines.build import engine_from_onnx
 from alexnet_deploy.engines.config import config_from_options, use_timing_cache
 from alexnet_deploy.engines.options import EngineOptions, Profile
@@ -157,7 +158,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return read_plan(data)
 
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setattr(build, "gpu_sm", lambda: 89)
+    monkeypatch.setattr(options_module, "gpu_sm", lambda: 89)
     monkeypatch.setattr(build, "plan_from_engine", inspected)
     return asked
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from alexnet_deploy import machine, optional
+from alexnet_deploy.engines import options as options_module
 from alexnet_deploy.engines.options import (
     DEFAULT_SMS,
     EngineOptions,
@@ -13,10 +15,11 @@ from alexnet_deploy.engines.options import (
     able_sms,
     profile_from_text,
     resolved,
+    resolved_here,
     sm_label,
     sms_from_text,
 )
-from alexnet_deploy.errors import EngineError, InputError
+from alexnet_deploy.errors import EngineError, InputError, MissingDependencyError
 from alexnet_deploy.specs import RTX_SMS, Precision
 
 RTX = "tensorrt-rtx"
@@ -232,3 +235,30 @@ def test_options_are_plain_values() -> None:
         "plugin": False, "workspace_bytes": None, "optimization_level": None, "version_compatible": False,
         "hardware_compatible": None, "refit": False, "strip": False,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sms", "expected"),
+    [(None, ("tensorrt", (90,))), ((90,), ("tensorrt", (90,))), ((86, 89), ("tensorrt-rtx", (86, 89)))],
+)
+def test_auto_goes_by_what_is_here_and_what_is_asked(
+    sms: tuple[int, ...] | None, expected: tuple[str, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "count_gpus", lambda: 1)
+    monkeypatch.setattr(optional, "is_installed", lambda _module: True)
+    monkeypatch.setattr(options_module, "tensorrt_version", lambda _backend: "1")
+    monkeypatch.setattr(options_module, "gpu_sm", lambda: 90)
+    found = resolved_here(EngineOptions(sms=sms))
+    assert (found.backend, found.sms) == expected
+
+
+def test_what_is_missing_is_said_before_what_it_could_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options_module, "gpu_sm", lambda: None)
+    monkeypatch.setattr(optional, "is_installed", lambda module: module != "tensorrt")
+    with pytest.raises(MissingDependencyError, match="tensorrt"):
+        resolved_here(EngineOptions(backend="tensorrt"))
+    monkeypatch.setattr(options_module, "tensorrt_version", lambda _backend: "1")
+    with pytest.raises(EngineError, match="GPU at hand"):
+        resolved_here(EngineOptions(backend="tensorrt"))
+    with pytest.raises(InputError, match="no such backend"):
+        resolved_here(EngineOptions(backend="onnxruntime"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy.engines.progress import STEPS, BuildProgress, monitor_of
+from alexnet_deploy.engines.progress import STEPS, BuildProgress, monitor_of, watched_interrupts
 
 
 class Bar:
@@ -79,21 +82,75 @@ def test_the_bar_never_goes_back_nor_beyond_its_end(events: list[tuple[str, str,
     assert all(count > 0 for count, _ in bar.moves) and bar.at <= STEPS
 
 
+class Monitor(Protocol):
+    error: BaseException | None
+
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None: ...
+
+    def step_complete(self, phase_name: str, step: int) -> bool: ...
+
+    def phase_finish(self, phase_name: str) -> None: ...
+
+
+def monitored(build: BuildProgress, interrupted: Callable[[], bool] = lambda: False) -> Monitor:
+    monitor: Monitor = monitor_of(
+        SimpleNamespace(IProgressMonitor=type("IProgressMonitor", (), {})), build, interrupted
+    )
+    return monitor
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, BrokenPipeError])
 @pytest.mark.parametrize("callback", ["phase_start", "step_complete", "phase_finish"])
-def test_ctrl_c_in_any_callback_stops_at_the_next_step(callback: str) -> None:
+def test_what_goes_wrong_in_a_callback_stops_at_the_next_step(callback: str, raised: type[BaseException]) -> None:
     """An exception may not pass through the builder, so that the answer to the next step tells it to stop."""
 
-    def interrupted(*_arguments: Any) -> None:
-        raise KeyboardInterrupt
+    def broken(*_arguments: Any) -> None:
+        raise raised
 
     build, _ = progress()
-    monitor = monitor_of(SimpleNamespace(IProgressMonitor=type("IProgressMonitor", (), {})), build)
+    monitor = monitored(build)
     monitor.phase_start("build", None, 4)
-    assert monitor.step_complete("build", 0) is True and not monitor.interrupted
+    assert monitor.step_complete("build", 0) is True
     method = {"phase_start": "start", "step_complete": "step", "phase_finish": "finish"}[callback]
-    setattr(build, method, interrupted)
+    setattr(build, method, broken)
     arguments = {"phase_start": ("x", "build", 2), "step_complete": ("build", 1), "phase_finish": ("build",)}[callback]
     getattr(monitor, callback)(*arguments)
-    assert monitor.interrupted
+    assert type(monitor.error) is raised
     setattr(build, method, lambda *_: None)
     assert monitor.step_complete("build", 2) is False
+
+
+def test_ctrl_c_is_seen_from_another_thread_while_the_main_one_waits() -> None:
+    """As inside the builder: the main thread runs no instruction of Python's, and callbacks come on others."""
+    build, _ = progress()
+    answers: list[bool] = []
+
+    def calls(monitor: Monitor) -> None:
+        monitor.phase_start("build", None, 4)
+        answers.append(monitor.step_complete("build", 0))
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        for step in range(1, 1000):
+            answers.append(monitor.step_complete("build", step))
+            if not answers[-1]:
+                return
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), watched_interrupts() as interrupted:
+        thread = threading.Thread(target=calls, args=(monitored(build, interrupted),))
+        thread.start()
+        thread.join()
+    assert answers[0] is True and answers[-1] is False
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_build_on_another_thread_watches_no_signals() -> None:
+    found: list[bool] = []
+
+    def calls() -> None:
+        with watched_interrupts() as interrupted:
+            found.append(interrupted())
+
+    thread = threading.Thread(target=calls)
+    thread.start()
+    thread.join()
+    assert found == [False]

@@ -14,9 +14,9 @@ from alexnet_deploy.engines import build
 from alexnet_deploy.engines.build import BuiltEngine
 from alexnet_deploy.engines.options import EngineOptions, Profile
 from alexnet_deploy.engines.proof import Plan, PlanLayer
-from alexnet_deploy.errors import EngineError, InputError, MissingDependencyError, PrecisionProofError
+from alexnet_deploy.errors import PrecisionProofError
 from alexnet_deploy.pipeline import engine as pipeline
-from alexnet_deploy.pipeline.engine import EngineRequest, engine_in_workspace, engine_name, resolved_options
+from alexnet_deploy.pipeline.engine import EngineRequest, engine_in_workspace, engine_name
 from alexnet_deploy.pipeline.workspace import Artifact, Workspace
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.specs import Precision
@@ -145,34 +145,3 @@ def test_the_name_says_what_it_is(backend: str, plugin: bool, name: str) -> None
     sms = (90,) if backend == "tensorrt" else (86, 89)
     options = EngineOptions(precision=Precision.INT8, backend=backend, sms=sms, plugin=plugin, profiles=(Profile(),))
     assert engine_name("net", options) == name
-
-
-@pytest.mark.parametrize(
-    ("sms", "expected"),
-    [(None, ("tensorrt", (90,))), ((90,), ("tensorrt", (90,))), ((86, 89), ("tensorrt-rtx", (86, 89)))],
-)
-def test_auto_goes_by_what_is_here_and_what_is_asked(
-    sms: tuple[int, ...] | None, expected: tuple[str, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from alexnet_deploy import machine, optional
-
-    monkeypatch.setattr(machine, "count_gpus", lambda: 1)
-    monkeypatch.setattr(optional, "is_installed", lambda _module: True)
-    monkeypatch.setattr(pipeline, "tensorrt_version", lambda _backend: "1")
-    monkeypatch.setattr(pipeline, "gpu_sm", lambda: 90)
-    found = resolved_options(EngineOptions(sms=sms))
-    assert (found.backend, found.sms) == expected
-
-
-def test_what_is_missing_is_said_before_what_it_could_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    from alexnet_deploy import optional
-
-    monkeypatch.setattr(pipeline, "gpu_sm", lambda: None)
-    monkeypatch.setattr(optional, "is_installed", lambda module: module != "tensorrt")
-    with pytest.raises(MissingDependencyError, match="tensorrt"):
-        resolved_options(EngineOptions(backend="tensorrt"))
-    monkeypatch.setattr(pipeline, "tensorrt_version", lambda _backend: "1")
-    with pytest.raises(EngineError, match="GPU at hand"):
-        resolved_options(EngineOptions(backend="tensorrt"))
-    with pytest.raises(InputError, match="no such backend"):
-        resolved_options(EngineOptions(backend="onnxruntime"))

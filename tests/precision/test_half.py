@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from alexnet_deploy.errors import GraphError
 from alexnet_deploy.export import run_onnx
@@ -273,3 +273,23 @@ def test_a_graph_that_does_not_read_its_images_is_left_alone() -> None:
     nodes = [helper.make_node("Relu", ["c"], ["y"], name="relu")]
     model = model_of(nodes, ["N", 3, 4, 4], {"c": np.ones((1, 2), np.float32)})
     assert [node.op_type for node in half_from_fp32(model, Precision.FP16).graph] == ["Relu", "Cast"]
+
+
+def test_constants_of_every_kind_become_narrow() -> None:
+    """A fill of a shape that is computed, a constant node, and a constant that sizes and values share."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"], name="shape"),
+        helper.make_node("ConstantOfShape", ["s"], ["zeros"], name="zeros"),
+        helper.make_node(
+            "Constant", [], ["c"], name="constant", value=numpy_helper.from_array(np.array([2.5], np.float32))
+        ),
+        helper.make_node("Add", ["x", "zeros"], ["a"], name="added"),
+        helper.make_node("Mul", ["a", "c"], ["b"], name="scaled"),
+        helper.make_node("Mul", ["b", "shared"], ["d"], name="shared_value"),
+        helper.make_node("Resize", ["d", "", "shared"], ["e"], name="resized", mode="nearest"),
+        helper.make_node("Flatten", ["e"], ["y"], name="flat"),
+    ]
+    model = model_of(nodes, ["N", 3, 4, 4], {"shared": np.array([1, 1, 2, 2], np.float32)})
+    half = half_from_fp32(model, Precision.FP16)
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    assert relative_error(evaluate(half, x), evaluate(model, x)) < 1e-2
