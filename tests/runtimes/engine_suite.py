@@ -152,10 +152,12 @@ def test_memory_comes_back(graph: bool, rig: Rig) -> None:
     assert rig.memory() <= before
 
 
-def test_nothing_is_allocated_once_the_largest_batch_was_seen(rig: Rig) -> None:
+def test_nothing_is_allocated_once_every_batch_was_seen(rig: Rig) -> None:
+    """The first run of a shape may load kernels."""
     images = shipped_batch(16)
     with rig.session(rig.engine()) as session:
-        session.run(images)
+        for batch in (16, *BATCHES):
+            session.run(images[:batch])
         before = rig.memory()
         for batch in BATCHES:
             session.run(images[:batch])
