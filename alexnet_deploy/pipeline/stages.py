@@ -208,11 +208,6 @@ class Deployment:
             parents.append(self._table(calibration))
         elif precision is not Precision.FP32 and (present := self.present_table()) is not None:
             parents.append(present)
-        if precision is Precision.FP32:
-            name = f"{self.stem}.lrn-{choice.lowering.value}.onnx"
-        else:
-            plugin = ".lrn-plugin" if choice.lowering is Lowering.PLUGIN else ""
-            name = f"{self.stem}.{precision.value}.{target.value}{plugin}.onnx"
         request: dict[str, Any] = {"precision": precision.value, "target": target.value, **choice.facts()}
         if precision is Precision.INT8:
             request |= {"scheme": asdict(SCHEMES[target]), **asdict(options)}
@@ -230,7 +225,8 @@ class Deployment:
             made = graph_for_target(self._model, self.info, asked, voice=self.workspace.voice)
             return replace(made, facts={**made.facts, "placement": placed}) if placed else made
 
-        return self.workspace.make(output or self.workspace.folder / name, "onnx", request, parents, stage)
+        path = output or self.workspace.folder / _graph_name(self.stem, precision, target, choice.lowering)
+        return self.workspace.make(path, "onnx", request, parents, stage)
 
     def present_table(self) -> Path | None:
         """The calibration table in the work directory, where it is one of this model's, whatever images it was made
@@ -306,6 +302,13 @@ class Deployment:
                 remedy="leave --output out, or name a file in the graph's folder",
             )
         return engine_in_workspace(self.workspace, path, asked)
+
+
+def _graph_name(stem: str, precision: Precision, target: Target, lowering: Lowering) -> str:
+    if precision is Precision.FP32:
+        return f"{stem}.lrn-{lowering.value}.onnx"
+    plugin = ".lrn-plugin" if lowering is Lowering.PLUGIN else ""
+    return f"{stem}.{precision.value}.{target.value}{plugin}.onnx"
 
 
 def _named(stem: str, name: str) -> str:
