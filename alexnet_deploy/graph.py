@@ -86,6 +86,25 @@ def read_graph(path: Path) -> ir.Model:
         ) from exc
 
 
+def external_files(path: Path) -> list[Path]:
+    """The files beside an ONNX file in which it keeps weights; none where it cannot be read, which `read_graph` says.
+
+    Raises:
+        InputError: One is missing, or outside its folder.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except (OSError, ValueError, DecodeError):
+        return []
+    tensors = [t for t in _tensors(proto.graph) if onnx.external_data_helper.uses_external_data(t)]
+    _require_files(path, tensors)
+    names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    return [path.parent / name for name in sorted(names)]
+
+
 _AGAIN = "export it, or copy it, again"
 
 

@@ -21,7 +21,7 @@ from alexnet_deploy.cli.options import (
     variant_option,
     workdir_option,
 )
-from alexnet_deploy.engines.options import EngineOptions
+from alexnet_deploy.engines.options import EngineOptions, resolved_here
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.specs import QUANTIZED, GraphOptions, Lowering, Precision, RoundingOptions
 
@@ -67,6 +67,9 @@ def command(
     if calibration is not None and not QUANTIZED & set(precisions):
         raise click.UsageError("--calibration goes with --int8, --fp8 and --int4.")
     requests = [request(precision) for precision in precisions]
+    for asked in requests:
+        # All of them before the first is made: what one cannot have is an error of the whole command.
+        resolved_here(asked)
     deployment = deployment_from(model, variant, workdir, voice)
     engines = []
     for asked in requests:

@@ -74,6 +74,8 @@ def engine_options(command: Command) -> Command:
     )
     @click.option(
         "--sm",
+        "sms",
+        multiple=True,
         help="GPU architectures: sm86,sm89, or all that hold the precision, or native, the GPU at hand.  "
         f"[default: {', '.join(f'sm{sm}' for sm in DEFAULT_SMS)}, as far as they hold it; native for TensorRT]",
     )
@@ -105,10 +107,11 @@ def engine_options(command: Command) -> Command:
     )
     @functools.wraps(command)
     def wrapped(
-        backend: str, sm: str | None, min_batch: int | None, opt_batch: int | None, max_batch: int | None,
+        backend: str, sms: tuple[str, ...], min_batch: int | None, opt_batch: int | None, max_batch: int | None,
         profiles: tuple[str, ...], workspace: int | None, optimization_level: int | None, version_compatible: bool,
         hardware_compatible: str | None, refit: bool, strip: bool, **arguments: Any,
     ) -> Any:  # fmt: skip
+        sm = ",".join(sms) or None
         batches = _profiles(profiles, min_batch, opt_batch, max_batch)
 
         def request(precision: Precision) -> EngineOptions:

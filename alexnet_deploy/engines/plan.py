@@ -103,13 +103,19 @@ def _tensors(data: bytes) -> tuple[dict[bytes, str], dict[bytes, int], dict[str,
     types: dict[bytes, str] = {}
     payloads: dict[bytes, int] = {}
     by_type: Counter[str] = Counter()
+    counted: set[tuple[bytes, int, str]] = set()
     for match in _TENSOR.finditer(data):
         name, type_ = match["name"], match["type"].decode()
         types[name] = _TYPES.get(type_, type_)
         size = re.search(rb"const_payload_size=(\d+)", match["body"])
         if size and name not in payloads:
             payloads[name] = int(size[1])
-            by_type[types[name]] += int(size[1])
+            # Each profile names its constants anew; those at one offset are one constant of the file.
+            offset = re.search(rb" offset=(\d+)", match.group(0))
+            key = (offset[1] if offset else name, int(size[1]), types[name])
+            if key not in counted:
+                counted.add(key)
+                by_type[types[name]] += int(size[1])
     return types, payloads, dict(by_type)
 
 

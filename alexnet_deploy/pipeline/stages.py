@@ -122,7 +122,16 @@ class Deployment:
                 voice=self.workspace.voice,
             )
 
-        return self.workspace.make(path, "onnx", request, [self.source], stage)
+        return self.workspace.make(path, "onnx", request, [self.source, *self._beside_source], stage)
+
+    @property
+    def _beside_source(self) -> list[Path]:
+        """Weights outside the ONNX file that the user brought: the file stays the same when they change."""
+        if not self.is_graph:
+            return []
+        from alexnet_deploy.graph import external_files
+
+        return external_files(self.source)
 
     @cached_property
     def _fp32(self) -> Artifact:

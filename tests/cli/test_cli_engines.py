@@ -383,6 +383,33 @@ def test_a_graph_with_its_weights_beside_it_is_built(run: Run, tmp_path: Path) -
     assert {layer["name"]: layer["precision"] for layer in plan["layers"]} == {"conv1": "fp16", "fc": "fp16"}
 
 
+def test_other_weights_beside_the_same_graph_are_another_engine(run: Run, tmp_path: Path) -> None:
+    """torch writes the same file for other weights of the same network."""
+    with_external_data(onnx.load_from_string(small_onnx()), "weights.bin", tmp_path)
+    path, weights = tmp_path / "model.onnx", tmp_path / "weights.bin"
+    arguments = ["build-engine", "--fp16", "--sm", "sm89", "--model", path, "--workdir", tmp_path / "work"]
+    engine = Path(run(*arguments).out.strip())
+    first, graph = engine.read_bytes(), path.read_bytes()
+    assert f"reusing {engine}" in run(*arguments).err
+    values = np.frombuffer(weights.read_bytes(), np.float32)
+    weights.write_bytes((values * np.float32(0.5)).tobytes())
+    ended = run(*arguments)
+    assert path.read_bytes() == graph and f"wrote {engine}" in ended.err and engine.read_bytes() != first
+    weights.unlink()
+    assert_refused(run(*arguments), 2, "weights.bin", "is not there")
+
+
+def test_architectures_are_taken_however_often_they_are_said(run: Run, build: Build) -> None:
+    document = run("inspect", build("--fp16", "--sm", "sm86", "--sm", "sm89"), "--json").document
+    assert document["sms"] == ["sm86", "sm89"]
+
+
+def test_one_precision_that_cannot_be_had_refuses_all(run: Run, small_checkpoint: Path, tmp_path: Path) -> None:
+    common = ["--model", small_checkpoint, "--workdir", tmp_path / "work", "--backend", "tensorrt-rtx"]
+    assert_refused(run("build-engine", *common, "--fp16", "--fp8", "--sm", "sm86,sm89"), 2, "SM86 cannot hold fp8")
+    assert not (tmp_path / "work").exists()
+
+
 def test_a_graph_without_weights_is_built(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     nodes = [

@@ -218,3 +218,16 @@ FUSED_1 = b'\n  runtime_fusion={ name=__myl_FcAdd input_args={ "f16 [profile 1]"
 def test_every_kernel_of_every_profile_counts(text: bytes, expected: dict[str, str]) -> None:
     plan = read_plan(header(0x28) + TENSORS + text)
     assert {layer.name: layer.precision for layer in plan.layers} == expected
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8])
+def test_weights_that_profiles_share_are_counted_once(precision: Precision) -> None:
+    """An engine cannot hold more weights than it has bytes."""
+    pytest.importorskip("tensorrt_rtx")
+    found = []
+    for profiles in ((Profile(),), (Profile(max=1), Profile(min=2, opt=8, max=16))):
+        options = EngineOptions(precision=precision, backend="tensorrt-rtx", sms=(89,), profiles=profiles)
+        plan = engine_from_onnx(engine_graph(precision), options).plan
+        assert sum(plan.weight_bytes_by_type.values()) < plan.size_bytes
+        found.append(plan.weight_bytes_by_type[precision.value])
+    assert found[1] < 1.7 * found[0]
