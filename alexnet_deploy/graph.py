@@ -72,8 +72,7 @@ def read_graph(path: Path) -> ir.Model:
         _require_known_opset(path, proto)
         # The checker reads bytes as they are; a model it would have to serialize first.
         checked: bytes | onnx.ModelProto = data
-        if external := [t for t in _tensors(proto.graph) if onnx.external_data_helper.uses_external_data(t)]:
-            _require_files(path, external)
+        if _external_tensors(path, proto):
             onnx.load_external_data_for_model(proto, str(path.parent))
             checked = proto
         onnx.checker.check_model(checked, full_check=False)
@@ -99,10 +98,7 @@ def external_files(path: Path) -> list[Path]:
         proto = onnx.load(str(path), load_external_data=False)
     except (OSError, ValueError, DecodeError):
         return []
-    tensors = [t for t in _tensors(proto.graph) if onnx.external_data_helper.uses_external_data(t)]
-    _require_files(path, tensors)
-    names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    return [path.parent / name for name in sorted(names)]
+    return [path.parent / name for name in sorted({_location(t) for t in _external_tensors(path, proto)})]
 
 
 _AGAIN = "export it, or copy it, again"
@@ -134,11 +130,18 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 yield from _tensors(inner)
 
 
-def _require_files(path: Path, tensors: list[onnx.TensorProto]) -> None:
-    """Weights outside the file lie in its folder: anything else would let a model read what it likes."""
+def _location(tensor: onnx.TensorProto) -> str:
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def _external_tensors(path: Path, proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Those whose data lies in the file's folder: anything else would let a model read what it likes."""
+    import onnx
+
     folder = path.parent.resolve()
+    tensors = [each for each in _tensors(proto.graph) if onnx.external_data_helper.uses_external_data(each)]
     for tensor in tensors:
-        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        location = _location(tensor)
         file = folder / location
         if not location or not file.resolve().is_relative_to(folder):
             raise InputError(
@@ -149,6 +152,7 @@ def _require_files(path: Path, tensors: list[onnx.TensorProto]) -> None:
             raise InputError(
                 f"{path} keeps its weights in {location}, which is not there", remedy="copy both into one folder"
             )
+    return tensors
 
 
 def graph_bytes(model: ir.Model) -> bytes:

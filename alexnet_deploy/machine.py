@@ -10,6 +10,8 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from alexnet_deploy.errors import AlexnetDeployError
+
 _MEASURED_PACKAGES = (
     "alexnet-deploy", "torch", "torchvision", "onnx", "onnxscript", "onnx-ir", "onnxruntime-gpu", "onnxruntime",
     "openvino", "tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-rtx", "onnxruntime-ep-nv-tensorrt-rtx",
@@ -105,13 +107,25 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
 
 
-def peak_memory_bytes() -> int | None:
-    """High-water mark of this process's memory; None where the system does not tell.
+def cuda_call(function: Any, *arguments: Any, error: type[AlexnetDeployError], purpose: str = "") -> Any:
+    """What a call of cuda-bindings gives besides its status.
+
+    Raises:
+        AlexnetDeployError: Of the class `error`: the driver refused it.
+    """
+    status, *values = function(*arguments)
+    if int(status) != 0:
+        raise error(f"the CUDA driver refused {function.__name__}{purpose}", got=status.name)
+    return values[0] if values else None
+
+
+def peak_memory_bytes(process: int | str = "self") -> int | None:
+    """High-water mark of a process's memory, this one's by default; None where the system does not tell.
 
     Not getrusage: its mark survives fork and exec, so that a worker would report its parent's.
     """
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        with open(f"/proc/{process}/status", encoding="ascii", errors="replace") as file:
             marks = [line.split()[1] for line in file if line.startswith("VmHWM:")]
     except OSError:
         return None

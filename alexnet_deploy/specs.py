@@ -41,6 +41,10 @@ CPU_TARGETS = (Target.ONNXRUNTIME_CPU, Target.OPENVINO)
 
 # Compute capabilities that TensorRT-RTX 1.7 can be told to build for.
 RTX_SMS = (75, 80, 86, 89, 120, 121)
+# How its engines begin.
+RTX_MAGIC = b"vtrt"
+# The first SM of the generation that TensorRT's hardware compatibility starts with.
+AMPERE = 80
 
 
 class Lowering(StrEnum):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from alexnet_deploy.artifacts import read_passport, write_json
-from alexnet_deploy.machine import environment
+from alexnet_deploy.machine import environment, peak_memory_bytes
 from alexnet_deploy.network import AlexNet
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.workspace import Workspace
@@ -111,20 +111,11 @@ def timed(command: list[str]) -> tuple[float, int, str]:
     started, peak = time.perf_counter(), 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
-            peak = max(peak, high_water(process.pid))
+            peak = max(peak, peak_memory_bytes(process.pid) or 0)
             time.sleep(_POLL_SECONDS)
         seconds = time.perf_counter() - started
         assert process.stdout is not None and process.returncode == 0
         return seconds, peak, process.stdout.read().strip()
-
-
-def high_water(pid: int) -> int:
-    """VmHWM of a process, in bytes; 0 once it has ended."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    return next((1024 * int(line.split()[1]) for line in text.splitlines() if line.startswith("VmHWM")), 0)
 
 
 def spread(seconds: list[float]) -> dict[str, Any]:

@@ -66,10 +66,8 @@ def command(
         raise click.UsageError("--max-drop and rounding go with --int8.")
     if calibration is not None and not QUANTIZED & set(precisions):
         raise click.UsageError("--calibration goes with --int8, --fp8 and --int4.")
-    requests = [request(precision) for precision in precisions]
-    for asked in requests:
-        # All of them before the first is made: what one cannot have is an error of the whole command.
-        resolved_here(asked)
+    # All of them before the first is made: what one cannot have is an error of the whole command.
+    requests = [resolved_here(request(precision)) for precision in precisions]
     deployment = deployment_from(model, variant, workdir, voice)
     engines = []
     for asked in requests:

@@ -17,7 +17,7 @@ COMMANDS = {
     "train": "train a variant on a data source",
     "export": "checkpoint or ONNX file to normalised ONNX",
     "calibrate": "calibration table from images",
-    "build-engine": "FP32, FP16, BF16 or INT8 engines, without a GPU too",
+    "build-engine": "engines from FP32 to INT4, without a GPU too",
     "bench": "latency and accuracy of every runtime that is here",
     "inspect": "layers, shapes and precisions of a model, graph or engine",
     "predict": "the five most likely classes of images",

@@ -89,14 +89,15 @@ def plan_from_inspection(text: str, layers: Mapping[str, str], sm: int, size_byt
         by_type: Counter[str] = Counter()
         for row in rows:
             _add(row, layers, found, by_type)
+        plugins = tuple(name for row in rows for name in _plugins(row))
         return Plan(
             sms=(sm,),
             size_bytes=size_bytes,
             layers=tuple(found.values()),
             weight_bytes_by_type=dict(by_type),
             reformats=sum(bool(_MOVERS.search(str(row["LayerType"]))) for row in rows),
-            plugins=tuple(name for row in rows for name in _plugins(row)),
-            plugin_sms=(sm,) if any(_plugins(row) for row in rows) else (),
+            plugins=plugins,
+            plugin_sms=(sm,) if plugins else (),
         )
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
         raise EngineError("the engine inspector's answer cannot be read", got=exc) from exc
@@ -112,13 +113,12 @@ def _add(row: dict[str, Any], layers: Mapping[str, str], found: dict[str, PlanLa
     size = int(_BYTES.get(type_, 0) * int(weights.get("Count", 0)))
     if size:
         by_type[type_] += size
+    precision = _precision(row, type_)
     for name in names:
-        precision = _precision(row, type_)
-        known = found.get(name)
         # A second optimisation profile has kernels of its own for the same layer.
-        if known is not None and known.precision != precision:
-            precision = f"{known.precision}+{precision}"
-        found[name] = PlanLayer(name=name, op=layers[name], precision=precision, weight_bytes=size)
+        known = found[name].precision.split("+") if name in found else []
+        joined = "+".join(dict.fromkeys([*known, *precision.split("+")]))
+        found[name] = PlanLayer(name=name, op=layers[name], precision=joined, weight_bytes=size)
 
 
 def _precision(row: dict[str, Any], weights: str) -> str:
@@ -128,24 +128,22 @@ def _precision(row: dict[str, Any], weights: str) -> str:
     """
     tactic = str(row.get("TacticName", ""))
     kernel = {next((name for name, pattern in _KERNELS if pattern.search(tactic)), "")} - {""}
-    inputs = [_type_of(tensor.get("Format/Datatype") or tensor.get("Datatype")) for tensor in row.get("Inputs", [])]
-    constants = [
-        _type_of(tensor.get("Format/Datatype") or tensor.get("Datatype")) for tensor in row.get("Constants", [])
-    ]
+    inputs, constants = row.get("Inputs", []), row.get("Constants", [])
     if _WRITTEN_OUT.search(tactic):
-        return "+".join(sorted({*inputs, *constants})) or UNKNOWN
+        return "+".join(sorted({_tensor_type(tensor) for tensor in [*inputs, *constants]})) or UNKNOWN
     if weights == UNKNOWN:
-        named = [
-            each
-            for each, tensor in zip(inputs, row.get("Inputs", []), strict=True)
-            if _CONSTANT.search(str(tensor.get("Name")))
-        ]
-        weights = next(iter([*named, *constants]), UNKNOWN)
-    types = {*inputs[:1], *({weights} - {UNKNOWN}), *kernel}
+        among_inputs = [tensor for tensor in inputs if _CONSTANT.search(str(tensor.get("Name")))]
+        weights = next((_tensor_type(tensor) for tensor in [*among_inputs, *constants]), UNKNOWN)
+    types = {*map(_tensor_type, inputs[:1]), *({weights} - {UNKNOWN}), *kernel}
     if kernel == {"tf32"}:
         types -= {"fp32"}
     alone = weights == UNKNOWN and not kernel
     return UNKNOWN if not types or (alone and types & _NARROW) else "+".join(sorted(types))
+
+
+def _tensor_type(tensor: dict[str, Any]) -> str:
+    """TensorRT 11 has split the field in two."""
+    return _type_of(tensor.get("Format/Datatype") or tensor.get("Datatype"))
 
 
 def _type_of(text: Any) -> str:

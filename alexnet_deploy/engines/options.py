@@ -8,7 +8,7 @@ from typing import Any
 from alexnet_deploy.errors import EngineError, InputError
 from alexnet_deploy.machine import gpu_sm
 from alexnet_deploy.optional import tensorrt_backend, tensorrt_version
-from alexnet_deploy.specs import RTX_SMS, Precision
+from alexnet_deploy.specs import AMPERE, RTX_SMS, Precision
 
 DEFAULT_SMS = (86, 89, 120)
 # What the compute capabilities that TensorRT-RTX builds for lack.
@@ -25,7 +25,6 @@ _WHY = {
 }
 # What comes nearest where a precision is not to be had, the nearest first.
 _NEAREST = (Precision.INT8, Precision.FP16)
-AMPERE = 80
 HARDWARE_COMPATIBILITY = ("ampere+", "same-sm")
 MAX_BATCH = 65_536
 _LEVELS = range(6)
@@ -76,10 +75,10 @@ class EngineOptions:
         plugin: Whether the graph's LRN nodes become our plugin; else TensorRT reads the nodes' function bodies.
         workspace_bytes: The most scratch memory that a layer may take; None leaves it to the builder.
         optimization_level: 0 to 5, of TensorRT; None leaves it to the builder.
-        version_compatible: The engine carries a lean runtime and opens in later TensorRT of the same major version.
+        version_compatible: The engine carries a lean runtime and opens in later TensorRT.
         hardware_compatible: `ampere+` runs on every GPU from SM80 on, `same-sm` on all of one compute capability.
         refit: Weights can be exchanged later.
-        strip: The engine leaves the weights out; they are put back from the graph when it is opened. Implies refit.
+        strip: The engine leaves the weights out; they are put back from the graph when it is opened.
     """
 
     precision: Precision = Precision.FP16

@@ -9,16 +9,17 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from alexnet_deploy.engines.proof import MISSING, Plan, PlanLayer
+from alexnet_deploy.engines.proof import Plan, PlanLayer
 from alexnet_deploy.errors import EngineError
 from alexnet_deploy.lrn.launch import carried_sms
 from alexnet_deploy.lrn.node import NODE, POOLED_NODE
-from alexnet_deploy.specs import Precision
+from alexnet_deploy.precision.proof import MISSING
+from alexnet_deploy.specs import RTX_MAGIC, Precision
 
-MAGIC = b"vtrt"
+MAGIC = RTX_MAGIC
 _SIZE_OFFSET, _MASK_OFFSET = 0x10, 0x20
 _SM_BITS = {1: 75, 2: 80, 4: 86, 8: 89, 0x10: 120, 0x20: 121}
 _WEIGHTED = {b"corrltn": "conv", b"fully_connected": "linear"}
@@ -151,14 +152,20 @@ def _operations(
             written_out.append((profile, precision, line))
     for profile, precision, line in written_out:
         has_its_own = {each.layer.name for each in found if each.profile == profile}
-        weights = {name: argument for argument in _arguments(line) for name in _own_sources(line)
-                   if argument.startswith(f"{name}.".encode())}  # fmt: skip
-        for name in _own_sources(line):
-            if name not in has_its_own and name in (known or weights):
-                size = payloads.get(weights.get(name, b""), 0)
+        for name, size in _products_of(line, payloads, known):
+            if name not in has_its_own:
                 layer = PlanLayer(name=name, op="linear", precision=precision, weight_bytes=size)
                 found.append(_Operation(profile=profile, layer=layer))
     return found
+
+
+def _products_of(line: bytes, payloads: dict[bytes, int], known: Collection[str]) -> Iterator[tuple[str, int]]:
+    """The layers that a kernel may be the product of, and the bytes of their weights where their name tells them."""
+    arguments = _arguments(line)
+    for name in _own_sources(line):
+        weights = next((argument for argument in arguments if argument.startswith(f"{name}.".encode())), None)
+        if name in known or (not known and weights is not None):
+            yield name, payloads.get(weights or b"", 0)
 
 
 def _merged(operations: list[_Operation]) -> tuple[PlanLayer, ...]:

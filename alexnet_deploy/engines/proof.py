@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alexnet_deploy.errors import PrecisionProofError
-
-# Of a layer, or of one of its optimisation profiles, that an engine does not show.
-MISSING = "missing"
+from alexnet_deploy.precision.proof import require_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +91,10 @@ def require_precision(plan: Plan, precision: str, expected: list[str]) -> None:
     Raises:
         PrecisionProofError: A layer is missing or has another precision.
     """
-    found = {layer.name: layer.precision for layer in plan.layers}
-    wrong = {name: found.get(name, MISSING) for name in expected if found.get(name) != precision}
-    if wrong:
-        raise PrecisionProofError(
-            f"{len(wrong)} of {len(expected)} layers did not become {precision}",
-            got=", ".join(f"{name} {got}" for name, got in wrong.items()),
-            expected=f"{precision} for {', '.join(expected)}",
-            remedy="say --allow-float to keep the engine as it is",
-        )
+    require_layers(
+        {layer.name: layer.precision for layer in plan.layers},
+        expected,
+        precision,
+        problem=f"did not become {precision}",
+        remedy="say --allow-float to keep the engine as it is",
+    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.errors import EngineError
+from alexnet_deploy.machine import cuda_call
 from alexnet_deploy.optional import require
 
 if TYPE_CHECKING:
@@ -155,7 +156,4 @@ class LoadedKernel:
         return int(10 * major + minor)
 
     def _called(self, function: Any, *arguments: Any) -> Any:
-        status, *values = function(*arguments)
-        if int(status) != 0:
-            raise EngineError(f"the CUDA driver refused {function.__name__} for the LRN plugin", got=status.name)
-        return values[0] if values else None
+        return cuda_call(function, *arguments, error=EngineError, purpose=" for the LRN plugin")

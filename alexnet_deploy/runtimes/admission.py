@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.artifacts import read_passport, require_hash, stated_passport
+from alexnet_deploy.artifacts import Passport, read_passport, require_hash, stated_passport
 from alexnet_deploy.errors import EngineError, InputError, MissingDependencyError, RuntimeUnavailableError
 from alexnet_deploy.machine import count_gpus, cuda_driver_version, gpu_name, gpu_sm
 from alexnet_deploy.optional import is_installed, tensorrt_version
-from alexnet_deploy.specs import RTX_SMS
+from alexnet_deploy.specs import AMPERE, RTX_MAGIC, RTX_SMS
 
 # How a bench row begins whose engine was built and cannot be executed here.
 NOT_RUN = "built, not run: "
-RTX_MAGIC = b"vtrt"
-_AMPERE = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +46,11 @@ class Admitted:
         return found
 
     @property
+    def remedy(self) -> str | None:
+        """The command that builds it anew; None where no passport says how."""
+        return rebuild_command(self.facts) if self.facts else None
+
+    @property
     def plugins(self) -> bool:
         """Whether it needs our LRN plugin."""
         return bool(self.options.get("plugin"))
@@ -69,10 +72,9 @@ def admitted_engine(path: Path, runtime: str, *, trust: bool = False) -> Admitte
         MissingDependencyError: The backend, or what the plugin needs, is not installed.
         RuntimeUnavailableError: There is no GPU.
     """
-    facts, passport = engine_facts(path, trust=trust), read_passport(path)
-    data = path.read_bytes()
-    if not trust:
-        assert passport is not None
+    passport = _passport(path, trust=trust)
+    facts, data = _facts_of(passport), path.read_bytes()
+    if passport is not None and not trust:
         require_hash(path, passport, hashlib.sha256(data).hexdigest())
     backend = facts.get("backend", runtime)
     if backend != runtime:
@@ -116,17 +118,24 @@ def engine_facts(path: Path, *, trust: bool = False) -> dict[str, Any]:
         InputError: There is no such file, or it is no engine.
         ArtifactError: The passport is missing or changed.
     """
-    if not trust:
-        passport = stated_passport(path, because="says what built it; an engine is a program (--trust opens it)")
-        if passport.kind != "engine":
-            raise InputError(f"{path} is not an engine", got=passport.kind, expected="what build-engine makes")
-    elif not path.is_file():
-        raise InputError(f"{path} is not there", remedy="check the path")
-    else:
+    return _facts_of(_passport(path, trust=trust))
+
+
+def _passport(path: Path, *, trust: bool) -> Passport | None:
+    if trust:
+        if not path.is_file():
+            raise InputError(f"{path} is not there", remedy="check the path")
         found = read_passport(path)
-        if found is None or found.kind != "engine":
-            return {}
-        passport = found
+        return found if found is not None and found.kind == "engine" else None
+    passport = stated_passport(path, because="says what built it; an engine is a program (--trust opens it)")
+    if passport.kind != "engine":
+        raise InputError(f"{path} is not an engine", got=passport.kind, expected="what build-engine makes")
+    return passport
+
+
+def _facts_of(passport: Passport | None) -> dict[str, Any]:
+    if passport is None:
+        return {}
     return passport.facts | {"version": passport.tools.get(passport.facts.get("backend", ""))}
 
 
@@ -151,7 +160,7 @@ def _require_sm(path: Path, facts: dict[str, Any]) -> None:
     here = gpu_sm()
     built = [int(sm.removeprefix("sm")) for sm in facts.get("plan", {}).get("sms", [])]
     compatible = facts.get("options", {}).get("hardware_compatible")
-    if here in built or (compatible == "ampere+" and here is not None and here >= _AMPERE):
+    if here in built or (compatible == "ampere+" and here is not None and here >= AMPERE):
         return
     raise EngineError(
         f"{path.name} was built for another GPU",

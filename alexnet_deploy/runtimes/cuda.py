@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_deploy.errors import AlexnetDeployError, SessionError
-from alexnet_deploy.machine import pop_cuda_context
+from alexnet_deploy.machine import cuda_call, pop_cuda_context
 from alexnet_deploy.optional import require
 
 if TYPE_CHECKING:
@@ -199,7 +199,4 @@ class CapturedGraph:
             self._executable = None
 
     def _called(self, function: Any, *arguments: Any) -> Any:
-        status, *values = function(*arguments)
-        if int(status) != 0:
-            raise SessionError(f"the CUDA driver refused {function.__name__}", got=status.name)
-        return values[0] if values else None
+        return cuda_call(function, *arguments, error=SessionError)

@@ -10,7 +10,7 @@ import numpy as np
 from alexnet_deploy.artifacts import sha256_of
 from alexnet_deploy.errors import EngineError, InputError, SessionError
 from alexnet_deploy.optional import tensorrt_module
-from alexnet_deploy.runtimes.admission import Admitted, rebuild_command
+from alexnet_deploy.runtimes.admission import Admitted
 from alexnet_deploy.trt_log import first_error, logger_of
 
 
@@ -68,7 +68,7 @@ class OpenedEngine:
             raise EngineError(
                 f"{admitted.backend} does not open {admitted.path.name}",
                 got=first_error(self._logger.lines, "no error was logged"),
-                remedy=rebuild_command(admitted.facts) if admitted.facts else None,
+                remedy=admitted.remedy,
             )
         if admitted.options.get("strip"):
             _put_weights_back(trt, self._engine, self._logger, admitted)
@@ -174,7 +174,7 @@ def _verdict(trt: Any, runtime: Any, data: bytes, admitted: Admitted) -> list[st
         raise EngineError(
             f"TensorRT-RTX does not take {admitted.path.name} here",
             got=", ".join(names).lower().replace("_", " ") or "no reason",
-            remedy=rebuild_command(admitted.facts) if admitted.facts else None,
+            remedy=admitted.remedy,
         )
     if validity == trt.EngineValidity.SUBOPTIMAL:
         return ["TensorRT-RTX calls the engine suboptimal on this GPU: build it for its SM"]

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.errors import PrecisionProofError, SessionError
+from alexnet_deploy.errors import SessionError
 from alexnet_deploy.optional import require
+from alexnet_deploy.precision.proof import require_layers
 from alexnet_deploy.specs import Precision, Target
 
 # What ONNX Runtime's optimizers make of Q/DQ around a layer; anything else computes in float.
@@ -43,14 +44,13 @@ def require_integers(precisions: dict[str, str], target: Target) -> None:
     Raises:
         PrecisionProofError: A layer does not run in INT8.
     """
-    wrong = {name: found for name, found in precisions.items() if found != Precision.INT8.value}
-    if wrong:
-        raise PrecisionProofError(
-            f"{len(wrong)} of {len(precisions)} layers do not run in int8 on {target.value}",
-            got=", ".join(f"{name} {found}" for name, found in wrong.items()),
-            expected=f"int8 for {', '.join(precisions)}",
-            remedy="say --allow-float to keep the graph",
-        )
+    require_layers(
+        precisions,
+        list(precisions),
+        Precision.INT8.value,
+        problem=f"do not run in int8 on {target.value}",
+        remedy="say --allow-float to keep the graph",
+    )
 
 
 def _onnxruntime(graph: Path) -> dict[str, str]:

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.artifacts import passport_path
 from alexnet_deploy.errors import AlexnetDeployError, ArtifactError, EngineError, InputError, SessionError
-from alexnet_deploy.graph import graph_bytes
 from alexnet_deploy.runtimes.engine import EngineSession
 from alexnet_deploy.specs import Precision
-from tests.graphs import relative_error, shipped_batch, small_graph
+from tests.graphs import engine_graph, relative_error, shipped_batch
 
 Profiles = Sequence[tuple[int, int, int]]
 ONE: Profiles = ((1, 1, 16),)
@@ -56,7 +55,7 @@ def _cpu() -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(graph_bytes(small_graph()), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(engine_graph(Precision.FP32), options, providers=["CPUExecutionProvider"])
 
 
 def expected(images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,7 +6,6 @@ import gc
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +13,15 @@ import pytest
 
 from alexnet_deploy.artifacts import write_passport
 from alexnet_deploy.errors import AlexnetDeployError, EngineError, MissingDependencyError, SessionError
-from alexnet_deploy.graph import graph_bytes
 from alexnet_deploy.runtimes.cuda import Buffer
 from alexnet_deploy.runtimes.engine import EngineSession
 from alexnet_deploy.runtimes.session import CUDA_GRAPH, SessionSpec
 from alexnet_deploy.specs import Precision
-from tests.graphs import shipped_batch, small_graph
+from tests.graphs import engine_graph, shipped_batch
 from tests.runtimes import stand_in
 from tests.runtimes.engine_suite import *  # noqa: F403 - the suite is collected here
 from tests.runtimes.engine_suite import ONE, Profiles, assert_near
 from tests.runtimes.stand_in import COMPUTE_MS, COPY_MS, GRAPH_MS, HostTensorRt, engine_bytes, install
-
-
-@cache
-def small_graph_bytes() -> bytes:
-    return graph_bytes(small_graph())
 
 
 @dataclass
@@ -44,7 +37,7 @@ class StandInRig:
     def engine(self, profiles: Profiles = ONE) -> Path:
         self.made += 1
         path = self.folder / f"{self.made}.engine"
-        path.write_bytes(engine_bytes(small_graph_bytes(), tuple(profiles)))
+        path.write_bytes(engine_bytes(engine_graph(Precision.FP32), tuple(profiles)))
         batches = [dict(zip(("min", "opt", "max"), profile, strict=True)) for profile in profiles]
         facts = {
             "precision": "fp32",
@@ -76,7 +69,7 @@ class StandInRig:
 @pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInRig]:
     """Nothing may be left when a test is over, whatever went wrong in it."""
-    small_graph_bytes()  # exported before the stand-ins are there: torch looks at what is installed
+    engine_graph(Precision.FP32)  # exported before the stand-ins are there: torch looks at what is installed
     made = StandInRig(runtime=request.param, folder=tmp_path, trt=install(monkeypatch, request.param))
     yield made
     gc.collect()
