@@ -318,7 +318,7 @@ def input_shape(model: ir.Model) -> tuple[int | None, ...]:
 
 
 def layer_costs(model: ir.Model) -> list[dict[str, Any]]:
-    """One row a node: name, op, output shape, parameters, multiply-adds for one image, weight bytes."""
+    """One row a node: name, result, op, output shape, parameters, multiply-adds for one image, weight bytes."""
     inferred = inferred_copy(model)
     rows = []
     for node in inferred.graph:
@@ -335,6 +335,7 @@ def layer_costs(model: ir.Model) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": node.name or output.name,
+                "result": output.name,
                 "op": _OPS.get(node.op_type, "other"),
                 "type": node.op_type,
                 "precision": precision,

@@ -18,6 +18,7 @@ _MEASURED_PACKAGES = (
     "pycuda", "cuda-bindings", "triton", "numpy", "pillow",
 )  # fmt: skip
 # What decides whether INT8 and bf16 are fast on a CPU.
+CPU_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 _NOTABLE_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 

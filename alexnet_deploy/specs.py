@@ -55,6 +55,17 @@ class Lowering(StrEnum):
     PLUGIN = "plugin"
 
 
+class Scope(StrEnum):
+    """What a measured time holds; results of different scopes are never compared.
+
+    For a runtime on the CPU there is nothing to copy: its compute is its compute and copies.
+    """
+
+    COMPUTE = "compute"
+    COPIES = "compute+copies"
+    END_TO_END = "end-to-end"
+
+
 class WeightRounding(StrEnum):
     """How a weight becomes an integer."""
 

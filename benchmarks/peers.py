@@ -23,7 +23,8 @@ import click
 import numpy as np
 
 from alexnet_deploy.artifacts import sha256_of, write_json
-from alexnet_deploy.bench.bench import BenchOptions, Candidate, rows_from_candidates
+from alexnet_deploy.bench.bench import rows_from_candidates
+from alexnet_deploy.bench.candidate import BenchOptions, Candidate
 from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner, evaluation_source
 from alexnet_deploy.bench.statistics import ratio_from_samples
 from alexnet_deploy.data.batches import load_batch

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.artifacts import read_passport, write_json
-from alexnet_deploy.bench.bench import BenchOptions
+from alexnet_deploy.bench.candidate import BenchOptions
 from alexnet_deploy.engines.options import EngineOptions
 from alexnet_deploy.machine import environment, usable_cpus
 from alexnet_deploy.pipeline.bench import bench_document

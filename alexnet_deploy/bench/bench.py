@@ -1,87 +1,29 @@
-"""The bench: opens every row's session, measures them in turns, evaluates them, and writes down what came out."""
+"""The bench: opens every candidate's session, evaluates it, measures all in turns, and looks at their layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alexnet_deploy.bench.anchor import Anchor, AnchorTimes
+from alexnet_deploy.bench.candidate import BenchOptions, Candidate, Taken
+from alexnet_deploy.bench.peaks import Peaks
+from alexnet_deploy.bench.rows import row_of
 from alexnet_deploy.bench.runner import Runner
-from alexnet_deploy.bench.statistics import Accuracy, accuracy_from_logits, latency_from_samples
-from alexnet_deploy.errors import (
-    AlexnetDeployError,
-    DataError,
-    InputError,
-    MissingDependencyError,
-    RuntimeUnavailableError,
-    SessionError,
-)
+from alexnet_deploy.bench.sampling import AGAIN, UNTIL_STABLE
+from alexnet_deploy.bench.statistics import accuracy_from_logits
+from alexnet_deploy.errors import AlexnetDeployError, DataError, SessionError
 from alexnet_deploy.progress import SILENT, Voice
-from alexnet_deploy.runtimes.session import SessionSpec
+from alexnet_deploy.runtimes.session import KernelTime, SessionSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BENCH_SCHEMA = 1
-# What a row's time holds: for a CPU runtime there is nothing to copy, for a GPU it is host to host.
-SCOPE = "compute+copies"
-_WARM_UP_RUNS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchOptions:
-    """How to measure.
-
-    Attributes:
-        runs: Samples a row.
-        rounds: In how many turns they are taken; every turn visits every row.
-        images: Of how many evaluation images the accuracy is; all of them where None.
-        threads: CPU threads, the same for every row.
-    """
-
-    batches: tuple[int, ...] = (1, 16)
-    runs: int = 50
-    rounds: int = 5
-    threads: int = 1
-    images: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.batches or any(not 1 <= batch <= 4096 for batch in self.batches):
-            raise InputError("no such batch sizes", got=self.batches, expected="1 to 4096")
-        if self.images is not None and self.images < 1:
-            raise InputError("no such number of evaluation images", got=self.images, expected="1 or more")
-        if not 1 <= self.rounds <= self.runs or not 1 <= self.threads <= 1024:
-            raise InputError(
-                "the bench cannot measure like that",
-                got=f"runs {self.runs}, rounds {self.rounds}, threads {self.threads}",
-                expected="1 <= rounds <= runs and 1 to 1024 threads",
-            )
-
-
-@dataclass
-class Candidate:
-    """A session to measure, or the reason why there is none."""
-
-    spec: SessionSpec
-    size_bytes: int | None = None
-    reason: str | None = None
-    runner: Runner | None = None
-    status: str = "ok"
-    cold_start_ms: float | None = None
-    peak_memory_bytes: int | None = None
-    accuracy: Accuracy | None = None
-    samples: dict[int, list[float]] = field(default_factory=dict)
-
-    def drop(self, error: AlexnetDeployError) -> None:
-        """Takes the session out of the bench; the rows say why."""
-        skipped = isinstance(error, RuntimeUnavailableError | MissingDependencyError)
-        self.status, self.reason = ("skipped" if skipped else "failed"), str(error)
-        if self.runner is not None:
-            self.runner.close()
-            self.runner = None
+_PROFILE_RUNS = 5
+# Puts the kernels of a session on its layers: session, batch, kernels.
+Profiler = Callable[[Candidate, int, list[KernelTime]], dict[str, Any]]
 
 
 def rows_from_candidates(
@@ -90,17 +32,23 @@ def rows_from_candidates(
     make_runner: Callable[[SessionSpec], Runner],
     labels: NDArray[np.int64] | None,
     *,
+    anchor: Anchor | None = None,
+    peaks: Peaks | None = None,
+    profiler: Profiler | None = None,
     voice: Voice = SILENT,
 ) -> list[dict[str, Any]]:
-    """Measures and returns the rows of `bench --json`.
+    """Measures and returns the rows of `bench --json`; the candidates keep what else was measured of them.
 
-    The first candidate that runs in torch and FP32 is the reference of agreement, SQNR and flips.
+    The first candidate that runs is the reference of agreement, SQNR and flips: torch in FP32 by default.
 
     Args:
         candidates: What to measure; those with a reason become skipped rows, unless they say «failed».
         options: Batches, runs and turns.
         make_runner: Makes the runner of a session.
         labels: Of the evaluation images; None where they are not the model's classes.
+        anchor: Fixed work to measure between all rows; None leaves it out.
+        peaks: The machine's, for the roofline.
+        profiler: Puts kernels on layers; None leaves the layers out.
         voice: Shows progress.
 
     Raises:
@@ -109,16 +57,23 @@ def rows_from_candidates(
     try:
         _open(candidates, make_runner, voice)
         _evaluate(candidates, labels, voice)
-        _measure(candidates, options, voice)
+        _measure(candidates, options, anchor, voice)
+        if profiler is not None:
+            _profile(candidates, options, profiler, voice)
     finally:
         for candidate in candidates:
             if candidate.runner is not None:
                 candidate.runner.close()
-    return [_row(candidate, batch, options) for candidate in candidates for batch in options.batches]
+        if anchor is not None:
+            anchor.close()
+    return [row_of(candidate, batch, options, peaks) for candidate in candidates for batch in options.batches]
 
 
-def _running(candidates: Sequence[Candidate]) -> list[tuple[Candidate, Runner]]:
-    return [(candidate, candidate.runner) for candidate in candidates if candidate.runner is not None]
+def _running(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Runner]]:
+    """Those that still run; one that was dropped meanwhile is left out."""
+    for candidate in candidates:
+        if candidate.runner is not None:
+            yield candidate, candidate.runner
 
 
 def _open(candidates: Sequence[Candidate], make_runner: Callable[[SessionSpec], Runner], voice: Voice) -> None:
@@ -129,7 +84,7 @@ def _open(candidates: Sequence[Candidate], make_runner: Callable[[SessionSpec], 
                 continue
             candidate.runner = make_runner(candidate.spec)
             try:
-                candidate.cold_start_ms = round(candidate.runner.open().cold_start_ms, 1)
+                candidate.opened = candidate.runner.open()
             except DataError:
                 raise
             except AlexnetDeployError as exc:
@@ -139,70 +94,78 @@ def _open(candidates: Sequence[Candidate], make_runner: Callable[[SessionSpec], 
 
 def _evaluate(candidates: Sequence[Candidate], labels: NDArray[np.int64] | None, voice: Voice) -> None:
     reference: NDArray[np.float32] | None = None
-    running = _running(candidates)
-    with voice.track("accuracy", len(running)) as track:
-        for candidate, runner in running:
+    known: dict[str, Candidate] = {}
+    with voice.track("accuracy", len(list(_running(candidates)))) as track:
+        for candidate, runner in _running(candidates):
+            same = known.get(candidate.same_as or "")
             try:
-                logits = runner.evaluate()
-                if not np.isfinite(logits).all():
-                    raise SessionError("the outputs are not finite")
+                logits = same.logits if same is not None and same.logits is not None else _logits(runner)
             except DataError:
                 raise
             except AlexnetDeployError as exc:
                 candidate.drop(exc)
                 continue
             reference = logits if reference is None else reference
+            candidate.logits = logits
             candidate.accuracy = accuracy_from_logits(logits, reference, labels)
+            known[candidate.spec.name] = candidate
             track.advance(1, candidate.spec.name)
 
 
-def _measure(candidates: Sequence[Candidate], options: BenchOptions, voice: Voice) -> None:
+def _logits(runner: Runner) -> NDArray[np.float32]:
+    logits = runner.evaluate()
+    if not np.isfinite(logits).all():
+        raise SessionError("the outputs are not finite")
+    return logits
+
+
+def _measure(candidates: Sequence[Candidate], options: BenchOptions, anchor: Anchor | None, voice: Voice) -> None:
     turns = np.array_split(np.arange(options.runs), options.rounds)
+    if anchor is not None:
+        anchor.open()
     with voice.track("latency", len(options.batches) * options.rounds) as track:
         for batch in options.batches:
-            for turn in turns:
-                for candidate, runner in _running(candidates):
-                    try:
-                        samples = runner.measure(batch, _WARM_UP_RUNS + len(turn))[_WARM_UP_RUNS:]
-                    except AlexnetDeployError as exc:
-                        candidate.drop(exc)
-                        continue
-                    candidate.samples.setdefault(batch, []).extend(samples)
+            for number, turn in enumerate(turns):
+                _turn(candidates, options, batch, len(turn), anchor, first=number == 0)
                 track.advance(1, f"batch {batch}")
     for candidate, runner in _running(candidates):
         candidate.peak_memory_bytes = runner.peak_memory_bytes()
 
 
-def _row(candidate: Candidate, batch: int, options: BenchOptions) -> dict[str, Any]:
-    spec, samples = candidate.spec, candidate.samples.get(batch, [])
-    ok = candidate.status == "ok" and bool(samples)
-    latency = latency_from_samples(np.asarray(samples)) if ok else None
-    accuracy = candidate.accuracy.to_json() if ok and candidate.accuracy else dict.fromkeys(_ACCURACY_KEYS)
-    return {
-        "key": f"{spec.name}/{batch}",
-        "runtime": spec.runtime,
-        "precision": spec.precision.value,
-        "batch": batch,
-        "threads": options.threads,
-        "hint": spec.hint,
-        "lrn": spec.lrn,
-        "status": candidate.status,
-        "reason": candidate.reason,
-        "scope": SCOPE,
-        "latency_ms": latency.to_json() if latency else None,
-        "samples_ms": [round(sample, 4) for sample in samples] if ok else [],
-        "cold_start_ms": candidate.cold_start_ms if ok else None,
-        "peak_memory_bytes": candidate.peak_memory_bytes if ok else None,
-        "throughput_ips": round(batch / latency.median * 1e3, 2) if latency else None,
-        **accuracy,
-        "size_bytes": candidate.size_bytes,
-        "roofline": None,
-    }
+def _turn(
+    candidates: Sequence[Candidate], options: BenchOptions, batch: int, runs: int, anchor: Anchor | None, *, first: bool
+) -> None:
+    """Every session once, and the anchor before and after each."""
+    before = anchor.measure() if anchor is not None else None
+    for candidate, runner in _running(candidates):
+        try:
+            samples = runner.measure(batch, runs, options.scope, UNTIL_STABLE if first else AGAIN)
+        except AlexnetDeployError as exc:
+            candidate.drop(exc)
+            continue
+        after = anchor.measure() if anchor is not None else None
+        candidate.taken.setdefault(batch, Taken()).add(samples, _between(before, after))
+        before = after
 
 
-_ACCURACY_KEYS = ("top1", "top5", "agreement", "sqnr_db", "ece", "flips")
+def _between(before: AnchorTimes | None, after: AnchorTimes | None) -> AnchorTimes | None:
+    if before is None or after is None:
+        return None
+    return AnchorTimes(compute=(before.compute + after.compute) / 2, memory=(before.memory + after.memory) / 2)
 
 
-def artifact_size(path: Path) -> int | None:
-    """Bytes of an artifact, None where it is not there."""
-    return path.stat().st_size if path.is_file() else None
+def _profile(candidates: Sequence[Candidate], options: BenchOptions, profiler: Profiler, voice: Voice) -> None:
+    with voice.track("layers", len(list(_running(candidates)))) as track:
+        for candidate, runner in _running(candidates):
+            for batch in (min(options.batches), max(options.batches)) if candidate.same_as is None else ():
+                # What the layers take is said beside the rows; a runtime that fails to say it keeps its row.
+                try:
+                    kernels = runner.layer_times(batch, _PROFILE_RUNS)
+                except AlexnetDeployError as exc:
+                    voice.warn(f"the layers of {candidate.spec.name} were not timed: {exc}")
+                    break
+                if kernels is None:
+                    break
+                if batch not in [profile["batch"] for profile in candidate.profiles]:
+                    candidate.profiles.append(profiler(candidate, batch, kernels))
+            track.advance(1, candidate.spec.name)

@@ -1,51 +1,44 @@
-"""One session under measurement: opened, timed and evaluated in this process, or in one of its own.
-
-`RemoteRunner` starts a fresh process, because thread pools and allocators of several runtimes in one process
-slow each other down; idle processes do not.
-"""
+"""One session under measurement: opened, timed and evaluated in this process, or in one of its own."""
 
 from __future__ import annotations
 
-import multiprocessing
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from alexnet_deploy.bench.sampling import UNTIL_STABLE, Sampler, Samples, WarmUp
+from alexnet_deploy.bench.worker import Worker
 from alexnet_deploy.data.batches import PreprocessedImages
 from alexnet_deploy.data.catalog import open_data
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ImageSource
-from alexnet_deploy.errors import (
-    AlexnetDeployError,
-    DataError,
-    MissingDependencyError,
-    RuntimeUnavailableError,
-    SessionError,
-)
+from alexnet_deploy.errors import DataError, InputError, SessionError
 from alexnet_deploy.machine import peak_memory_bytes
 from alexnet_deploy.runtimes.open import open_session
-from alexnet_deploy.runtimes.session import Session, SessionSpec
-from alexnet_deploy.specs import Preprocessing
+from alexnet_deploy.runtimes.session import KernelTime, Session, SessionSpec
+from alexnet_deploy.specs import Preprocessing, Scope
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EVALUATION_BATCH = 16
-# A session that takes longer than this to answer is taken for hung.
-_ANSWER_SECONDS = 600.0
-# A worker that does not end by itself after it was told to is killed.
-_GOODBYE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """`cold_start_ms` is loading and the first inference of one image."""
+    """Loading the runtime and the artifact, and the first inference of one image that lies in memory.
 
-    cold_start_ms: float
+    Attributes:
+        in_flight: Requests that run at once while it is measured.
+    """
+
+    load_ms: float
+    first_inference_ms: float
+    in_flight: int = 1
 
 
 class Runner(Protocol):
@@ -54,11 +47,14 @@ class Runner(Protocol):
     def open(self) -> Opened:
         """Loads the session and runs it once."""
 
-    def measure(self, batch: int, runs: int) -> list[float]:
-        """Milliseconds of `runs` runs in a row, copies included."""
+    def measure(self, batch: int, runs: int, scope: Scope, warm_up: WarmUp) -> Samples:
+        """Warms up, then takes samples."""
 
     def evaluate(self) -> NDArray[np.float32]:
         """Logits of all evaluation images."""
+
+    def layer_times(self, batch: int, runs: int) -> list[KernelTime] | None:
+        """What each kernel takes, in a second session that profiles; None where the runtime does not."""
 
     def peak_memory_bytes(self) -> int | None:
         """High-water mark of the process."""
@@ -109,28 +105,38 @@ class LocalRunner:
     Attributes:
         opener: Opens the session.
         images: The preprocessed evaluation images.
+        profiler: Opens a session that profiles.
         clock: Seconds; a test injects its own.
     """
 
     opener: Callable[[], Session]
     images: Images
+    profiler: Callable[[], Session] | None = None
     clock: Callable[[], float] = time.perf_counter
     _session: Session | None = field(default=None, init=False)
 
     def open(self) -> Opened:
+        image = np.ascontiguousarray(self.images[:1])
         started = self.clock()
         self._session = self.opener()
-        self._session.run(self.images[:1])
-        return Opened(cold_start_ms=(self.clock() - started) * 1e3)
+        loaded = self.clock()
+        self._session.run(image)
+        done = self.clock()
+        return Opened(
+            load_ms=(loaded - started) * 1e3,
+            first_inference_ms=(done - loaded) * 1e3,
+            in_flight=self._session.in_flight,
+        )
 
-    def measure(self, batch: int, runs: int) -> list[float]:
-        session, images = self._opened(), np.ascontiguousarray(self._batch(batch))
-        samples = []
-        for _ in range(runs):
-            started = self.clock()
-            session.run(images)
-            samples.append((self.clock() - started) * 1e3)
-        return samples
+    def measure(self, batch: int, runs: int, scope: Scope = Scope.COPIES, warm_up: WarmUp = UNTIL_STABLE) -> Samples:
+        sampler = Sampler(session=self._opened(), batch=lambda: self._batch(batch), scope=scope, clock=self.clock)
+        return sampler.samples(runs, warm_up)
+
+    def layer_times(self, batch: int, runs: int) -> list[KernelTime] | None:
+        if self.profiler is None:
+            return None
+        with self.profiler() as session:
+            return session.layer_times(np.ascontiguousarray(self._batch(batch)), runs)
 
     def evaluate(self) -> NDArray[np.float32]:
         session = self._opened()
@@ -155,6 +161,26 @@ class LocalRunner:
         return np.resize(first, (size, *first.shape[1:]))
 
 
+@dataclass(frozen=True)
+class _MakeRunner:
+    """Makes the runner in a worker."""
+
+    spec: SessionSpec
+    data: EvaluationData
+
+    def __call__(self) -> LocalRunner:
+        try:
+            images = self.data.open()
+        except InputError as exc:
+            # The parent had them: they went away, and no row could be measured without them.
+            raise DataError(str(exc)) from exc
+        return LocalRunner(
+            opener=lambda: open_session(self.spec),
+            images=images,
+            profiler=lambda: open_session(dataclasses.replace(self.spec, profile=True)),
+        )
+
+
 class RemoteRunner:
     """Runs in a process of its own.
 
@@ -164,88 +190,28 @@ class RemoteRunner:
     """
 
     def __init__(self, spec: SessionSpec, data: EvaluationData) -> None:
-        self._spec, self._data = spec, data
-        self._process: Any = None
-        self._pipe: Connection | None = None
+        self._worker = Worker(_MakeRunner(spec, data), spec.name)
 
     def open(self) -> Opened:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._spec, self._data), daemon=True)
-        self._process.start()
-        theirs.close()
-        result: Opened = self._ask("open")
+        self._worker.start()
+        result: Opened = self._worker.ask("open")
         return result
 
-    def measure(self, batch: int, runs: int) -> list[float]:
-        samples: list[float] = self._ask("measure", batch, runs)
+    def measure(self, batch: int, runs: int, scope: Scope = Scope.COPIES, warm_up: WarmUp = UNTIL_STABLE) -> Samples:
+        samples: Samples = self._worker.ask("measure", batch, runs, scope, warm_up)
         return samples
 
+    def layer_times(self, batch: int, runs: int) -> list[KernelTime] | None:
+        times: list[KernelTime] | None = self._worker.ask("layer_times", batch, runs)
+        return times
+
     def evaluate(self) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self._ask("evaluate")
+        logits: NDArray[np.float32] = self._worker.ask("evaluate")
         return logits
 
     def peak_memory_bytes(self) -> int | None:
-        size: int | None = self._ask("peak_memory_bytes")
+        size: int | None = self._worker.ask("peak_memory_bytes")
         return size
 
     def close(self) -> None:
-        if self._pipe is not None:
-            self._pipe.close()
-            self._pipe = None
-        if self._process is not None:
-            self._process.join(_GOODBYE_SECONDS)
-            if self._process.is_alive():
-                self._process.kill()
-                self._process.join()
-            self._process = None
-
-    def _ask(self, method: str, *arguments: object) -> Any:
-        assert self._pipe is not None
-        try:
-            self._pipe.send((method, arguments))
-            if not self._pipe.poll(_ANSWER_SECONDS):
-                raise SessionError(f"{self._spec.name} did not answer for {_ANSWER_SECONDS:.0f} s")
-            kind, value = self._pipe.recv()
-        except (EOFError, OSError) as exc:
-            self._process.join(_GOODBYE_SECONDS)
-            raise SessionError(
-                f"the process of {self._spec.name} ended", got=f"exit code {self._process.exitcode}"
-            ) from exc
-        if kind == "done":
-            return value
-        raise _KINDS.get(kind, SessionError)(value)
-
-
-_KINDS: dict[str, type[AlexnetDeployError]] = {
-    "unavailable": RuntimeUnavailableError,
-    "missing": MissingDependencyError,
-    "data": DataError,
-}
-
-
-def _serve(pipe: Connection, spec: SessionSpec, data: EvaluationData) -> None:
-    """The worker: answers until the pipe is closed."""
-    import signal
-
-    # Ctrl-C reaches the whole group; the parent decides when its workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    runner = LocalRunner(opener=lambda: open_session(spec), images=data.open())
-    while True:
-        try:
-            method, arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            answer: tuple[str, Any] = ("done", getattr(runner, method)(*arguments))
-        except RuntimeUnavailableError as exc:
-            answer = ("unavailable", str(exc))
-        except MissingDependencyError as exc:
-            answer = ("missing", str(exc))
-        except DataError as exc:
-            answer = ("data", str(exc))
-        except AlexnetDeployError as exc:
-            answer = ("failed", str(exc))
-        except Exception as exc:  # a runtime's own error must reach the row, whatever its class
-            answer = ("failed", f"{type(exc).__name__}: {exc}")
-        pipe.send(answer)
+        self._worker.close()

@@ -59,6 +59,12 @@ def latency_from_samples(samples_ms: NDArray[np.floating], seed: int = 0) -> Lat
     )
 
 
+def of_rounds(samples_ms: NDArray[np.floating], rounds: int) -> NDArray[np.float64]:
+    """The median of each turn, from raw samples in the order taken."""
+    parts = np.array_split(np.asarray(samples_ms, np.float64), rounds)
+    return np.asarray([np.median(part) for part in parts])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
     """How many times faster one row is than another; above 1 is faster. `ci95` is a bootstrap interval."""
@@ -88,14 +94,7 @@ def ratio_from_samples(
         rounds: In how many turns they were taken.
         seed: Of the bootstrap.
     """
-    of_round = [
-        base / other
-        for base, other in zip(
-            (np.median(part) for part in np.array_split(np.asarray(base_ms, np.float64), rounds)),
-            (np.median(part) for part in np.array_split(np.asarray(other_ms, np.float64), rounds)),
-            strict=True,
-        )
-    ]
+    of_round = of_rounds(base_ms, rounds) / of_rounds(other_ms, rounds)
     draws = np.random.default_rng(seed).choice(of_round, (_BOOTSTRAP_DRAWS, rounds))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
     return Ratio(median=float(np.median(of_round)), ci95=(float(low), float(high)), rounds=rounds)
@@ -106,17 +105,21 @@ class Accuracy:
     """Fractions, against labels and against the FP32 reference.
 
     Attributes:
+        images: How many.
         top1, top5, ece: None where the labels do not belong to the model's classes.
         agreement: Share of images whose first class is the reference's.
+        cosine: Mean over the images of the cosine between their logits and the reference's.
         sqnr_db: Power of the reference's logits over the power of the difference.
         lost, won: Images that only the reference, or only this one, gets right.
         p_value: McNemar's exact test that losses and wins are equally likely.
     """
 
+    images: int
     top1: float | None
     top5: float | None
     ece: float | None
     agreement: float
+    cosine: float | None
     sqnr_db: float | None
     lost: int
     won: int
@@ -125,9 +128,11 @@ class Accuracy:
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values in the keys of a bench row."""
         return {
+            "images": self.images,
             "top1": self.top1,
             "top5": self.top5,
             "agreement": self.agreement,
+            "cosine": self.cosine,
             "sqnr_db": self.sqnr_db,
             "ece": self.ece,
             "flips": {"lost": self.lost, "won": self.won, "p_value": self.p_value},
@@ -140,9 +145,10 @@ def accuracy_from_logits(
     """Compares `(N, classes)` logits with labels (None where there are none) and with the reference's logits."""
     first, reference_first = logits.argmax(1), reference.argmax(1)
     agreement = float((first == reference_first).mean())
-    sqnr = _sqnr_db(logits, reference)
+    sqnr, cosine = _sqnr_db(logits, reference), _cosine(logits, reference)
+    common: dict[str, Any] = {"images": len(logits), "agreement": agreement, "cosine": cosine, "sqnr_db": sqnr}
     if labels is None:
-        return Accuracy(top1=None, top5=None, ece=None, agreement=agreement, sqnr_db=sqnr, lost=0, won=0, p_value=1.0)
+        return Accuracy(top1=None, top5=None, ece=None, lost=0, won=0, p_value=1.0, **common)
     right, reference_right = first == labels, reference_first == labels
     lost, won = int((reference_right & ~right).sum()), int((right & ~reference_right).sum())
     best = np.argsort(-logits, axis=1, kind="stable")[:, : min(5, logits.shape[1])]
@@ -150,11 +156,10 @@ def accuracy_from_logits(
         top1=float(right.mean()),
         top5=float((best == labels[:, None]).any(axis=1).mean()),
         ece=_expected_calibration_error(logits, right),
-        agreement=agreement,
-        sqnr_db=sqnr,
         lost=lost,
         won=won,
         p_value=mcnemar(lost, won),
+        **common,
     )
 
 
@@ -169,6 +174,14 @@ def _sqnr_db(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> flo
     noise = float(np.square(logits.astype(np.float64) - reference).sum())
     signal = float(np.square(reference.astype(np.float64)).sum())
     return None if noise == 0 or signal == 0 else round(10 * math.log10(signal / noise), 2)
+
+
+def _cosine(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> float | None:
+    wide, other = logits.astype(np.float64), reference.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1) * np.linalg.norm(other, axis=1)
+    if not lengths.all():
+        return None
+    return round(float(((wide * other).sum(axis=1) / lengths).mean()), 8)
 
 
 def _expected_calibration_error(logits: NDArray[np.float32], right: NDArray[np.bool_]) -> float:

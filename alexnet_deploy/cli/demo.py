@@ -27,7 +27,7 @@ _DEMO_RUNS, _DEMO_IMAGES = 30, 1000
 @quiet_option
 def command(threads: int, as_json: bool, workdir: Path, voice: Voice) -> None:
     """Take the shipped model the whole way: export, calibrate, build engines, bench, report."""
-    from alexnet_deploy.bench.bench import BenchOptions
+    from alexnet_deploy.bench.candidate import BenchOptions
     from alexnet_deploy.pipeline.demo import demo
 
     deployment = deployment_from("shipped", None, workdir, voice)

@@ -19,6 +19,7 @@ COMMANDS = {
     "calibrate": "calibration table from images",
     "build-engine": "engines from FP32 to INT4, without a GPU too",
     "bench": "latency and accuracy of every runtime that is here",
+    "compare": "two benches row by row; exit code 3 on a regression",
     "inspect": "layers, shapes and precisions of a model, graph or engine",
     "predict": "the five most likely classes of images",
     "doctor": "what this machine can run, and what is missing",

@@ -1,63 +1,39 @@
-"""Which sessions a bench has on this machine, measured on the same images."""
+"""The bench over a deployment: its candidates measured, and everything the report shows, in one document."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.artifacts import sha256_of
-from alexnet_deploy.bench.bench import BENCH_SCHEMA, BenchOptions, Candidate, artifact_size, rows_from_candidates
-from alexnet_deploy.bench.runner import EVALUATION_BATCH, EvaluationData, RemoteRunner, evaluation_source
+from alexnet_deploy.bench.anchor import ANCHOR_VERSION, RemoteAnchor
+from alexnet_deploy.bench.bench import rows_from_candidates
+from alexnet_deploy.bench.candidate import BENCH_SCHEMA, BenchOptions, Candidate
+from alexnet_deploy.bench.conditions import Conditions
+from alexnet_deploy.bench.peaks import Peaks
+from alexnet_deploy.bench.profile import profile_from_kernels
+from alexnet_deploy.bench.recommend import recommendations
+from alexnet_deploy.bench.rows import session_entry
+from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner, evaluation_source
 from alexnet_deploy.data.batches import Skipped, undamaged
 from alexnet_deploy.data.shipped import Split, shipped_hashes
 from alexnet_deploy.data.sources import ImageSource
-from alexnet_deploy.engines.options import EngineOptions, Profile, able_sms
-from alexnet_deploy.errors import (
-    DataError,
-    EngineError,
-    GraphError,
-    InputError,
-    MissingDependencyError,
-    PrecisionProofError,
-)
-from alexnet_deploy.machine import count_gpus, cpu_flags, environment, gpu_sm
-from alexnet_deploy.optional import is_installed
+from alexnet_deploy.errors import DataError
+from alexnet_deploy.machine import count_gpus, environment, gpu_name, version_of
+from alexnet_deploy.pipeline.candidates import candidates_of
+from alexnet_deploy.pipeline.costs import Costs, peaks_in_workspace
+from alexnet_deploy.pipeline.evidence import confusion, flipped, histograms, passports
+from alexnet_deploy.pipeline.sensitivity import sensitivity
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.precision.table import CalibrationTable
-from alexnet_deploy.runtimes.admission import NOT_RUN
-from alexnet_deploy.runtimes.open import RUNTIMES
-from alexnet_deploy.runtimes.session import CUDA_GRAPH, SessionSpec
-from alexnet_deploy.specs import QUANTIZED, Lowering, Precision, Target
+from alexnet_deploy.runtimes.session import KernelTime
+from alexnet_deploy.specs import QUANTIZED, Precision
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_NO_BF16 = "this CPU has no bf16 multipliers; it would be emulated"
-_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
-# Whose graph a runtime of ONNX gets.
-_TARGETS = {
-    "onnxruntime-cpu": Target.ONNXRUNTIME_CPU,
-    "openvino": Target.OPENVINO,
-    "onnxruntime-cuda": Target.TENSORRT,
-    "onnxruntime-tensorrt": Target.TENSORRT,
-    "onnxruntime-tensorrt-rtx": Target.TENSORRT_RTX,
-}
-_ENGINES = ("tensorrt", "tensorrt-rtx")
-# What every runtime can hold here, in the order of the report.
-_OFFERED = {
-    "torch": (Precision.FP32, Precision.BF16),
-    "onnxruntime-cpu": (Precision.FP32, Precision.INT8),
-    "openvino": (Precision.FP32, Precision.BF16, Precision.INT8),
-    "onnxruntime-cuda": (Precision.FP32, Precision.FP16),
-    "onnxruntime-tensorrt": (Precision.FP16, Precision.INT8),
-    "onnxruntime-tensorrt-rtx": (Precision.FP16, Precision.INT8),
-    "tensorrt": (Precision.FP16, Precision.INT8),
-    "tensorrt-rtx": (Precision.FP16, Precision.INT8),
-}
 
 
 def bench_document(
@@ -65,6 +41,7 @@ def bench_document(
     options: BenchOptions,
     *,
     runtimes: Sequence[str] = (),
+    precisions: Sequence[Precision] = (),
     data: str | None = None,
     skip_bad: bool = False,
 ) -> dict[str, Any]:
@@ -73,54 +50,114 @@ def bench_document(
     Args:
         deployment: The model.
         options: How to measure.
-        runtimes: Narrows the rows; all by default.
+        runtimes, precisions: Narrow the rows; all by default.
         data: Evaluation images (the test split); the shipped ones by default.
         skip_bad: Leave out damaged images and count them.
 
     Raises:
         InputError: There is no such runtime or data.
     """
-    unknown = sorted(set(runtimes) - set(RUNTIMES))
-    if unknown:
-        raise InputError(f"no such runtime: {', '.join(unknown)}", expected=", ".join(RUNTIMES))
     voice = deployment.workspace.voice
-    skipped = Skipped() if skip_bad else None
-    source = evaluation_source(data or "shipped")
-    kept = undamaged(source, skipped)[: options.images]
-    if skipped:
-        voice.warn(f"{len(skipped)} damaged images were skipped, the first: {skipped.names[0]}")
-    labels = _labels(deployment, source, source.labels[kept])
-    evaluation = EvaluationData(data=data or "shipped", preprocessing=deployment.info.preprocessing, indices=kept)
-    candidates = [
-        candidate
-        for runtime in RUNTIMES
-        if not runtimes or runtime in runtimes
-        for candidate in _candidates(deployment, runtime, options)
-    ]
-    if any(candidate.spec.precision in QUANTIZED and candidate.reason is None for candidate in candidates):
-        _require_fresh(deployment, source, kept)
-    rows = rows_from_candidates(candidates, options, lambda spec: RemoteRunner(spec, evaluation), labels, voice=voice)
+    images = EvaluationImages(deployment, data or "shipped", options.images, skip_bad=skip_bad)
+    candidates = candidates_of(deployment, options, runtimes, precisions)
+    if any(each.spec.precision in QUANTIZED and each.reason is None for each in candidates):
+        images.require_fresh(deployment)
+    peaks = peaks_in_workspace(deployment, options.threads)
+    conditions, started = Conditions(), time.monotonic()
+    if (busy := conditions.busy()) is not None:
+        voice.warn(busy)
+    rows = rows_from_candidates(
+        candidates,
+        options,
+        lambda spec: RemoteRunner(spec, images.data),
+        images.labels,
+        anchor=RemoteAnchor(options.threads),
+        peaks=peaks,
+        profiler=_Profiler(Costs(deployment), peaks) if options.details else None,
+        voice=voice,
+    )
     for row in rows:
         if row["status"] == "failed":
             voice.warn(f"{row['key']} failed: {row['reason']}")
+    sensitive = sensitivity(candidates, images.data, RemoteRunner, images.labels, voice) if options.details else None
     return {
         "schema": BENCH_SCHEMA,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - started, 1),
         "environment": environment(),
+        "conditions": conditions.to_json(),
+        "anchor": {"version": ANCHOR_VERSION, "torch": version_of("torch")},
         "model": {
             **deployment.info.to_json(),
             "source": deployment.source.name,
             "sha256": sha256_of(deployment.source),
         },
-        "data": {
-            "name": source.name,
-            "images": len(kept),
-            "skipped": len(skipped or ()),
-            "labelled": labels is not None,
+        "data": images.to_json(),
+        "options": {
+            "batches": list(options.batches),
+            "runs": options.runs,
+            "rounds": options.rounds,
+            "threads": options.threads,
+            "scope": options.scope.value,
         },
-        "options": {"batches": list(options.batches), "runs": options.runs, "rounds": options.rounds},
+        "peaks": peaks.to_json(),
+        "network": Costs(deployment).layers,
+        "sessions": [session_entry(each) for each in candidates],
         "rows": rows,
+        "recommendation": recommendations(rows, options.batches, _machine()),
+        "profiles": [profile for each in candidates for profile in each.profiles],
+        "sensitivity": sensitive,
+        **_evidence(deployment, candidates, images),
     }
+
+
+class EvaluationImages:
+    """The images that accuracy is measured on, and their labels.
+
+    Args:
+        deployment: The model.
+        name: `shipped`, or a data source.
+        most: How many of them; all where None.
+        skip_bad: Leave out damaged ones and count them.
+    """
+
+    def __init__(self, deployment: Deployment, name: str, most: int | None, *, skip_bad: bool) -> None:
+        voice = deployment.workspace.voice
+        skipped = Skipped() if skip_bad else None
+        self.source = evaluation_source(name)
+        self.kept: NDArray[np.int64] = undamaged(self.source, skipped)[:most]
+        self.skipped = len(skipped or ())
+        if skipped:
+            voice.warn(f"{len(skipped)} damaged images were skipped, the first: {skipped.names[0]}")
+        self.labels = _labels(deployment, self.source, self.source.labels[self.kept])
+        self.data = EvaluationData(data=name, preprocessing=deployment.info.preprocessing, indices=self.kept)
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry `data` of a bench."""
+        return {
+            "name": self.source.name,
+            "images": len(self.kept),
+            "skipped": self.skipped,
+            "labelled": self.labels is not None,
+        }
+
+    def require_fresh(self, deployment: Deployment) -> None:
+        """Accuracy on images that INT8 was calibrated or guarded on says little.
+
+        Raises:
+            DataError: Some of the evaluation images are among those.
+        """
+        table = deployment.present_table()
+        used = set(CalibrationTable.read(table).images) if table is not None else set()
+        used |= shipped_hashes(Split.GUARD)
+        shared = used & {self.source.content_hash(int(index)) for index in self.kept}
+        if shared:
+            raise DataError(
+                f"evaluation images of {self.source.name} were used for calibration or by the guard",
+                got=f"{len(shared)} of {len(self.kept)} shared",
+                expected="sets that share no image (by content hash)",
+                remedy="name other images with --data, or calibrate on others with `alexnet-deploy calibrate --data`",
+            )
 
 
 def _labels(deployment: Deployment, source: ImageSource, labels: NDArray[np.int64]) -> NDArray[np.int64] | None:
@@ -133,101 +170,31 @@ def _labels(deployment: Deployment, source: ImageSource, labels: NDArray[np.int6
     return None
 
 
-def _require_fresh(deployment: Deployment, source: ImageSource, kept: NDArray[np.int64]) -> None:
-    """Accuracy on images that INT8 was calibrated or guarded on says little.
+class _Profiler:
+    """Puts what a session's kernels took on the layers of the network."""
 
-    Raises:
-        DataError: Some of the evaluation images are among those.
-    """
+    def __init__(self, costs: Costs, peaks: Peaks) -> None:
+        self._costs, self._peaks = costs, peaks
+
+    def __call__(self, candidate: Candidate, batch: int, kernels: list[KernelTime]) -> dict[str, Any]:
+        layers = [str(layer["name"]) for layer in self._costs.layers]
+        profile = profile_from_kernels(kernels, self._costs.layer_of, layers, candidate.costs, batch, self._peaks)
+        return {"session": candidate.spec.name, **profile}
+
+
+def _machine() -> str:
+    """What the recommendation calls this machine."""
+    machine = environment()
+    return str(gpu_name() if count_gpus() else f"{machine['cpu']} ({machine['cpus']} CPUs)")
+
+
+def _evidence(deployment: Deployment, candidates: Sequence[Candidate], images: EvaluationImages) -> dict[str, Any]:
     table = deployment.present_table()
-    used = set(CalibrationTable.read(table).images) if table is not None else set()
-    used |= shipped_hashes(Split.GUARD)
-    shared = used & {source.content_hash(int(index)) for index in kept}
-    if shared:
-        raise DataError(
-            f"evaluation images of {source.name} were used for calibration or by the guard",
-            got=f"{len(shared)} of {len(kept)} shared",
-            expected="sets that share no image (by content hash)",
-            remedy="name other images with --data, or calibrate on others with `alexnet-deploy calibrate --data`",
-        )
-
-
-def _candidates(deployment: Deployment, runtime: str, options: BenchOptions) -> Iterator[Candidate]:
-    for precision in _OFFERED[runtime]:
-        reason = _why_not(deployment, runtime, precision)
-        for hint in _hints(runtime, precision):
-            spec = SessionSpec(
-                runtime=runtime,
-                precision=precision,
-                path=Path(),
-                threads=options.threads,
-                hint=hint,
-                max_batch=max(*options.batches, EVALUATION_BATCH),
-            )
-            if reason is not None:
-                yield Candidate(spec=spec, reason=reason)
-            else:
-                try:
-                    yield _with_artifact(deployment, spec)
-                except (PrecisionProofError, EngineError, GraphError) as exc:
-                    # One artifact that cannot be made is a row that says so, not the end of all others.
-                    yield Candidate(spec=spec, reason=str(exc), status="failed")
-
-
-def _hints(runtime: str, precision: Precision) -> tuple[str | None, ...]:
-    """What a runtime is told beyond the graph; a row each."""
-    if runtime == "openvino" and precision is Precision.BF16:
-        return ("bf16",)
-    return (None, CUDA_GRAPH) if runtime in _ENGINES and count_gpus() else (None,)
-
-
-def _why_not(deployment: Deployment, runtime: str, precision: Precision) -> str | None:
-    """The reason why a row needs no artifact: it cannot run here."""
-    if runtime == "torch" and deployment.is_graph:
-        return "the model came as ONNX; there is no torch network of it"
-    if precision is Precision.BF16 and not cpu_flags() & _BF16_FLAGS:
-        return _NO_BF16
-    if runtime == "openvino" and not is_installed("openvino"):
-        return "not installed; pip install 'alexnet-deploy[openvino]'"
-    if runtime.startswith("onnxruntime-") and runtime != "onnxruntime-cpu" and count_gpus() == 0:
-        return "no CUDA device"
-    return None
-
-
-def _with_artifact(deployment: Deployment, spec: SessionSpec) -> Candidate:
-    precision = spec.precision
-    lrn: str | None
-    if spec.runtime == "torch":
-        path, lrn = deployment.source, Lowering.BANDED.value
-    elif spec.runtime in _ENGINES:
-        return _engine(deployment, spec)
-    else:
-        # bf16 on OpenVINO is a hint over the FP32 graph.
-        wanted = Precision.FP32 if precision is Precision.BF16 else precision
-        graph = deployment.graph(wanted, _TARGETS[spec.runtime])
-        path, lrn = graph.path, graph.facts.get("lrn")
-    return Candidate(spec=dataclasses.replace(spec, path=path, lrn=lrn), size_bytes=artifact_size(path))
-
-
-def _engine(deployment: Deployment, spec: SessionSpec) -> Candidate:
-    sm = gpu_sm()
-    if sm is None and spec.runtime == "tensorrt" and is_installed("tensorrt"):
-        return Candidate(spec=spec, reason="no CUDA device; TensorRT builds for the GPU at hand")
-    if sm is not None and spec.runtime == "tensorrt-rtx" and sm not in able_sms(spec.precision):
-        return Candidate(spec=spec, reason=f"TensorRT-RTX has no {spec.precision.value} for SM{sm}")
-    options = EngineOptions(
-        precision=spec.precision,
-        backend=spec.runtime,
-        sms=None if sm is None else (sm,),
-        profiles=(Profile(max=spec.max_batch),),
-    )
-    try:
-        engine = deployment.engine(options)
-    except MissingDependencyError as exc:
-        return Candidate(spec=spec, reason=f"{exc.problem}; {exc.remedy}")
-    reason = f"{NOT_RUN}no CUDA device" if count_gpus() == 0 else None
-    return Candidate(
-        spec=dataclasses.replace(spec, path=engine.path, lrn=engine.facts.get("lrn")),
-        size_bytes=artifact_size(engine.path),
-        reason=reason,
-    )
+    names = deployment.info.labels or ()
+    shown = [str(index) for index in range(10_000)] if not names else list(names)
+    return {
+        "calibration": histograms(table),
+        "confusion": confusion(candidates, images.labels, names) if names else None,
+        "flipped": flipped(candidates, images.source, images.kept, images.labels, shown),
+        "passports": passports(candidates, deployment.fp32_graph().path, table),
+    }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.artifacts import write_bytes, write_json, write_passport
-from alexnet_deploy.bench.bench import BenchOptions
+from alexnet_deploy.bench.candidate import BenchOptions
 from alexnet_deploy.engines.options import EngineOptions
 from alexnet_deploy.pipeline.bench import bench_document
 from alexnet_deploy.pipeline.stages import Deployment

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_deploy import graph
-from alexnet_deploy.bench.bench import BenchOptions, Candidate, rows_from_candidates
+from alexnet_deploy.bench.bench import rows_from_candidates
+from alexnet_deploy.bench.candidate import BenchOptions, Candidate
 from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner
 from alexnet_deploy.errors import SessionError
 from alexnet_deploy.machine import usable_cpus

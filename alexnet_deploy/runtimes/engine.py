@@ -41,6 +41,8 @@ class EngineSession(Session):
         SessionError: The driver or the engine does not do what a session needs.
     """
 
+    copies = True
+
     def __init__(self, spec: SessionSpec) -> None:
         admitted = admitted_engine(spec.path, spec.runtime, trust=spec.trust)
         self.device_times: DeviceTimes | None = None
@@ -64,6 +66,10 @@ class EngineSession(Session):
             self._failed = True
             self.close()
             raise
+
+    @property
+    def compute_ms(self) -> float | None:
+        return None if self.device_times is None else self.device_times.compute_ms
 
     def _open(self, engine: OpenedEngine) -> None:
         assert self._device is not None

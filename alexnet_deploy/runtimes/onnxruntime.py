@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import statistics
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.errors import InputError, MissingDependencyError, RuntimeUnavailableError, SessionError
 from alexnet_deploy.machine import count_gpus
 from alexnet_deploy.optional import require, tensorrt_module
-from alexnet_deploy.runtimes.session import Session, SessionSpec
+from alexnet_deploy.runtimes.session import KernelTime, Session, SessionSpec
 from alexnet_deploy.specs import Precision
 
 if TYPE_CHECKING:
@@ -28,6 +32,9 @@ RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
 # Of `libnvinfer`, which the provider of ONNX Runtime 1.31 is linked against.
 _TENSORRT_MAJOR = "10"
 _MOST_NODES = 8
+# The suffix of a kernel's own events in a trace.
+_KERNEL = "_kernel_time"
+_PROFILE_WARM_UP = 2
 
 
 class OnnxRuntimeSession(Session):
@@ -52,7 +59,13 @@ class OnnxRuntimeSession(Session):
         options.log_severity_level = 3
         # Threads that go on spinning after a run take the CPU from whatever is measured next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        self._traces: tempfile.TemporaryDirectory[str] | None = None
+        if spec.profile:
+            self._traces = tempfile.TemporaryDirectory(prefix="alexnet-deploy-")
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(self._traces.name) / "trace")
         if provider != CPU:
+            self.copies = True
             _require_device(onnxruntime, provider)
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         arguments = _provider_arguments(onnxruntime, options, provider, spec)
@@ -78,8 +91,31 @@ class OnnxRuntimeSession(Session):
         outputs: NDArray[np.float32] = self._session.run(None, {self._name: images})[0]
         return outputs
 
+    def layer_times(self, images: NDArray[np.float32], runs: int) -> list[KernelTime] | None:
+        if self._traces is None:
+            return None
+        for _ in range(_PROFILE_WARM_UP + runs):
+            self._run(images)
+        return kernels_from_trace(json.loads(Path(self._session.end_profiling()).read_text()), runs)
+
     def close(self) -> None:
         self._session = None
+        if self._traces is not None:
+            self._traces.cleanup()
+
+
+def kernels_from_trace(events: list[dict[str, Any]], runs: int) -> list[KernelTime]:
+    """Median time of every kernel over the last `runs` runs of a trace that ONNX Runtime wrote (microseconds)."""
+    taken: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        name = str(event.get("name", ""))
+        if event.get("cat") == "Node" and name.endswith(_KERNEL):
+            key = name.removesuffix(_KERNEL), str(event.get("args", {}).get("op_name", ""))
+            taken.setdefault(key, []).append(float(event["dur"]) / 1e3)
+    return [
+        KernelTime(name=name, op=op, milliseconds=statistics.median(times[-runs:]))
+        for (name, op), times in taken.items()
+    ]
 
 
 def _require_device(onnxruntime: Any, provider: str) -> None:

@@ -7,8 +7,10 @@ from alexnet_deploy.runtimes.session import Session, SessionSpec
 
 RUNTIMES = (
     "torch", "onnxruntime-cpu", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx",
-    "tensorrt", "tensorrt-rtx",
+    "tensorrt", "tensorrt-rtx", "torch-compile",
 )  # fmt: skip
+# Only where they are named: torch.compile compiles for half a minute.
+ON_REQUEST = frozenset({"torch-compile"})
 
 
 def open_session(spec: SessionSpec) -> Session:
@@ -21,7 +23,7 @@ def open_session(spec: SessionSpec) -> Session:
         SessionError: It should run and does not.
     """
     match spec.runtime:
-        case "torch":
+        case "torch" | "torch-compile":
             from alexnet_deploy.runtimes.torch_eager import TorchSession
 
             return TorchSession(spec)

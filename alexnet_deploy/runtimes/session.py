@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 # The hint that tells an engine's session to capture the network and replay it.
 CUDA_GRAPH = "cuda-graph"
+# The hint that tells OpenVINO to keep several requests in flight.
+THROUGHPUT = "throughput"
+# The hint that tells OpenVINO to compute in bf16 what the graph leaves in FP32.
+BF16_HINT = "bf16"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +35,11 @@ class SessionSpec:
         precision: Of the arithmetic.
         path: The artifact: a checkpoint for torch, ONNX or an engine for the others.
         threads: CPU threads.
-        hint: What the runtime is told beyond the graph, as `bf16` for OpenVINO; None for nothing.
+        hint: What the runtime is told beyond the graph: one of the hints above; None for nothing.
         lrn: Lowering of LRN in the artifact, for the record.
         max_batch: The largest batch that will be asked for; runtimes that build an engine of the graph need it.
         trust: Of an engine: open it without its passport.
+        profile: Open it so that `layer_times` works, which slows the session down.
     """
 
     runtime: str
@@ -44,12 +50,22 @@ class SessionSpec:
     lrn: str | None = None
     max_batch: int = 16
     trust: bool = False
+    profile: bool = False
 
     @property
     def name(self) -> str:
-        """`runtime/precision`, as in the keys of a bench; with CUDA graphs it is another row."""
-        graph = f"+{CUDA_GRAPH}" if self.hint == CUDA_GRAPH else ""
-        return f"{self.runtime}/{self.precision.value}{graph}"
+        """`runtime/precision`, as in the keys of a bench; with a hint it is another row."""
+        hint = f"+{self.hint}" if self.hint else ""
+        return f"{self.runtime}/{self.precision.value}{hint}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelTime:
+    """What one kernel of a runtime took in one run; `name` is that of the graph's node, as the runtime has it."""
+
+    name: str
+    op: str
+    milliseconds: float
 
 
 class Session(ABC):
@@ -58,10 +74,38 @@ class Session(ABC):
     Attributes:
         image_shape: `(3, S, S)`.
         notes: What the user should know of it, in sentences.
+        in_flight: Requests that run at once in `run_overlapped`.
+        copies: Whether a run copies to and from a device.
     """
 
     image_shape: tuple[int, int, int]
     notes: tuple[str, ...] = ()
+    in_flight: int = 1
+    copies: bool = False
+
+    @property
+    def compute_ms(self) -> float | None:
+        """What the device computed in the last run, without copies; None where the runtime does not say."""
+        return None
+
+    def run_overlapped(self, images: NDArray[np.float32], runs: int, clock: Callable[[], float]) -> list[float]:
+        """Runs a batch `runs` times with `in_flight` requests at once.
+
+        Returns:
+            Seconds of each request, from when it is started to when its logits are in memory.
+
+        Raises:
+            SessionError: This session runs one request at a time.
+        """
+        raise SessionError(f"{type(self).__name__} runs one request at a time")
+
+    def layer_times(self, images: NDArray[np.float32], runs: int) -> list[KernelTime] | None:
+        """Median time of every kernel over `runs` runs of a batch; None where the runtime does not profile.
+
+        The session has been opened with `SessionSpec.profile`; one that was not gives None. Once only: some runtimes
+        end their profile with the first reading.
+        """
+        return None
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Runs one batch; copies to and from a device are included.

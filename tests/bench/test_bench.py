@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alexnet_deploy.bench.bench import BenchOptions, Candidate, artifact_size, rows_from_candidates
+from alexnet_deploy.bench.bench import rows_from_candidates
+from alexnet_deploy.bench.candidate import BenchOptions, Candidate
 from alexnet_deploy.bench.runner import LocalRunner, Runner
 from alexnet_deploy.errors import (
     DataError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alexnet_deploy.bench.bench import BenchOptions
+from alexnet_deploy.bench.candidate import BenchOptions
 from alexnet_deploy.errors import EngineError, GraphError, MissingDependencyError, PrecisionProofError
 from alexnet_deploy.pipeline import bench
 from alexnet_deploy.pipeline.stages import Deployment

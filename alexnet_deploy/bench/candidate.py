@@ -1,0 +1,130 @@
+"""A session to measure, how to measure it, and what was measured of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from alexnet_deploy.bench.anchor import AnchorTimes
+from alexnet_deploy.bench.roofline import LayerCost
+from alexnet_deploy.bench.runner import Opened, Runner
+from alexnet_deploy.bench.sampling import Samples
+from alexnet_deploy.bench.statistics import Accuracy
+from alexnet_deploy.errors import (
+    AlexnetDeployError,
+    InputError,
+    MissingDependencyError,
+    RuntimeUnavailableError,
+)
+from alexnet_deploy.runtimes.session import SessionSpec
+from alexnet_deploy.specs import Scope
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BENCH_SCHEMA = 2
+_MOST_BATCH, _MOST_THREADS = 4096, 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """How to measure.
+
+    Attributes:
+        runs: Samples a row.
+        rounds: In how many turns they are taken; every turn visits every row.
+        threads: CPU threads, the same for every row.
+        images: Of how many evaluation images the accuracy is; all of them where None.
+        scope: What a time holds.
+        details: Whether the layers are timed, and the sensitivity to preprocessing measured.
+    """
+
+    batches: tuple[int, ...] = (1, 16)
+    runs: int = 40
+    rounds: int = 10
+    threads: int = 1
+    images: int | None = None
+    scope: Scope = Scope.COPIES
+    details: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.batches or any(not 1 <= batch <= _MOST_BATCH for batch in self.batches):
+            raise InputError("no such batch sizes", got=self.batches, expected=f"1 to {_MOST_BATCH}")
+        if self.images is not None and self.images < 1:
+            raise InputError("no such number of evaluation images", got=self.images, expected="1 or more")
+        if not 1 <= self.rounds <= self.runs or not 1 <= self.threads <= _MOST_THREADS:
+            raise InputError(
+                "the bench cannot measure like that",
+                got=f"runs {self.runs}, rounds {self.rounds}, threads {self.threads}",
+                expected=f"1 <= rounds <= runs and 1 to {_MOST_THREADS} threads",
+            )
+
+
+@dataclass
+class Taken:
+    """The samples of one batch of a session, turn by turn.
+
+    Attributes:
+        milliseconds: Raw, in the order taken.
+        seconds: That the turns took, warm-up left out.
+        anchors: Of each turn.
+        warm_up: Runs left out before the first turn.
+        stable: Whether its times were stable by then.
+    """
+
+    milliseconds: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    anchors: list[AnchorTimes] = field(default_factory=list)
+    warm_up: int = 0
+    stable: bool = True
+
+    def add(self, samples: Samples, anchor: AnchorTimes | None) -> None:
+        """Adds a turn."""
+        if not self.milliseconds:
+            self.warm_up, self.stable = samples.warm_up, samples.stable
+        self.milliseconds += samples.milliseconds
+        self.seconds += samples.seconds
+        if anchor is not None:
+            self.anchors.append(anchor)
+
+    def anchor_json(self) -> dict[str, list[float]] | None:
+        """The anchors' times turn by turn; None where none was measured."""
+        if not self.anchors:
+            return None
+        return {
+            "compute": [round(anchor.compute, 4) for anchor in self.anchors],
+            "memory": [round(anchor.memory, 4) for anchor in self.anchors],
+        }
+
+
+@dataclass
+class Candidate:
+    """A session to measure, or the reason why there is none.
+
+    Attributes:
+        costs: What each of its layers needs, for the roofline; empty where that is not known.
+        same_as: Name of the session whose outputs are its own, since it runs the same graph in the same precision.
+    """
+
+    spec: SessionSpec
+    size_bytes: int | None = None
+    reason: str | None = None
+    status: str = "ok"
+    costs: tuple[LayerCost, ...] = ()
+    same_as: str | None = None
+    runner: Runner | None = None
+    opened: Opened | None = None
+    peak_memory_bytes: int | None = None
+    accuracy: Accuracy | None = None
+    logits: NDArray[np.float32] | None = None
+    taken: dict[int, Taken] = field(default_factory=dict)
+    profiles: list[dict[str, Any]] = field(default_factory=list)
+
+    def drop(self, error: AlexnetDeployError) -> None:
+        """Takes the session out of the bench; the rows say why."""
+        skipped = isinstance(error, RuntimeUnavailableError | MissingDependencyError)
+        self.status, self.reason = ("skipped" if skipped else "failed"), str(error)
+        if self.runner is not None:
+            self.runner.close()
+            self.runner = None

@@ -1,0 +1,169 @@
+"""Which rows a bench has: every runtime, precision and hint, with the artifact it needs or the reason why not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from alexnet_deploy.bench.candidate import BenchOptions, Candidate
+from alexnet_deploy.bench.runner import EVALUATION_BATCH
+from alexnet_deploy.engines.options import EngineOptions, Profile, able_sms
+from alexnet_deploy.errors import EngineError, GraphError, InputError, MissingDependencyError, PrecisionProofError
+from alexnet_deploy.machine import CPU_BF16_FLAGS, count_gpus, cpu_flags, gpu_sm
+from alexnet_deploy.optional import is_installed
+from alexnet_deploy.pipeline.costs import Costs
+from alexnet_deploy.pipeline.stages import Deployment
+from alexnet_deploy.runtimes.admission import NOT_RUN
+from alexnet_deploy.runtimes.open import ON_REQUEST, RUNTIMES
+from alexnet_deploy.runtimes.session import CUDA_GRAPH, THROUGHPUT, SessionSpec
+from alexnet_deploy.specs import Lowering, Precision, Target
+
+_NO_BF16 = "this CPU has no bf16 multipliers; it would be emulated"
+# Whose graph a runtime of ONNX gets.
+_TARGETS = {
+    "onnxruntime-cpu": Target.ONNXRUNTIME_CPU,
+    "openvino": Target.OPENVINO,
+    "onnxruntime-cuda": Target.TENSORRT,
+    "onnxruntime-tensorrt": Target.TENSORRT,
+    "onnxruntime-tensorrt-rtx": Target.TENSORRT_RTX,
+}
+_TORCH = ("torch", "torch-compile")
+_ENGINES = ("tensorrt", "tensorrt-rtx")
+# What every runtime can hold here, in the order of the report.
+_OFFERED = {
+    "torch": (Precision.FP32, Precision.BF16),
+    "onnxruntime-cpu": (Precision.FP32, Precision.INT8),
+    "openvino": (Precision.FP32, Precision.BF16, Precision.INT8),
+    "onnxruntime-cuda": (Precision.FP32, Precision.FP16),
+    "onnxruntime-tensorrt": (Precision.FP16, Precision.INT8),
+    "onnxruntime-tensorrt-rtx": (Precision.FP16, Precision.INT8),
+    "tensorrt": (Precision.FP16, Precision.INT8),
+    "tensorrt-rtx": (Precision.FP16, Precision.INT8),
+    "torch-compile": (Precision.FP32, Precision.BF16),
+}
+
+
+def candidates_of(
+    deployment: Deployment, options: BenchOptions, runtimes: Sequence[str] = (), precisions: Sequence[Precision] = ()
+) -> list[Candidate]:
+    """Makes the artifacts that are missing, and returns a candidate for every row.
+
+    Args:
+        deployment: The model.
+        options: How it will be measured.
+        runtimes: Narrows them; all but those on request by default.
+        precisions: Narrows them; all by default.
+
+    Raises:
+        InputError: There is no such runtime, or none of them holds the precisions.
+    """
+    unknown = sorted(set(runtimes) - set(RUNTIMES))
+    if unknown:
+        raise InputError(f"no such runtime: {', '.join(unknown)}", expected=", ".join(RUNTIMES))
+    wanted = [name for name in RUNTIMES if (name in runtimes if runtimes else name not in ON_REQUEST)]
+    costs = Costs(deployment)
+    found = [
+        candidate
+        for runtime in wanted
+        for precision in _OFFERED[runtime]
+        if not precisions or precision in precisions
+        for candidate in _candidates(deployment, runtime, precision, options)
+    ]
+    if not found:
+        raise InputError(
+            "there is nothing to measure",
+            got=f"{', '.join(wanted)} in {', '.join(precisions)}",
+            expected="; ".join(f"{name}: {', '.join(_OFFERED[name])}" for name in wanted),
+        )
+    return [dataclasses.replace(each, costs=costs.of(each.spec) if each.reason is None else ()) for each in found]
+
+
+def _candidates(
+    deployment: Deployment, runtime: str, precision: Precision, options: BenchOptions
+) -> Iterator[Candidate]:
+    reason = _why_not(deployment, runtime, precision)
+    plain: str | None = None
+    for hint in _hints(runtime):
+        spec = SessionSpec(
+            runtime=runtime,
+            precision=precision,
+            path=Path(),
+            threads=options.threads,
+            hint=hint,
+            max_batch=max(*options.batches, EVALUATION_BATCH),
+        )
+        if reason is not None:
+            yield Candidate(spec=spec, reason=reason)
+        else:
+            try:
+                yield dataclasses.replace(_with_artifact(deployment, spec), same_as=plain)
+            except (PrecisionProofError, EngineError, GraphError) as exc:
+                # One artifact that cannot be made is a row that says so, not the end of all others.
+                yield Candidate(spec=spec, reason=str(exc), status="failed")
+        # More requests at once compute the same; a captured graph is a way of its own through the driver.
+        plain = spec.name if hint is None and runtime == "openvino" else plain
+
+
+def _hints(runtime: str) -> tuple[str | None, ...]:
+    """What a runtime is told beyond the graph; a row each."""
+    if runtime == "openvino":
+        return None, THROUGHPUT
+    return (None, CUDA_GRAPH) if runtime in _ENGINES and count_gpus() else (None,)
+
+
+def _why_not(deployment: Deployment, runtime: str, precision: Precision) -> str | None:
+    """The reason why a row needs no artifact: it cannot run here."""
+    if runtime in _TORCH and deployment.is_graph:
+        return "the model came as ONNX; there is no torch network of it"
+    if precision is Precision.BF16 and not cpu_flags() & CPU_BF16_FLAGS:
+        return _NO_BF16
+    if runtime == "openvino" and not is_installed("openvino"):
+        return "not installed; pip install 'alexnet-deploy[openvino]'"
+    if runtime.startswith("onnxruntime-") and runtime != "onnxruntime-cpu" and count_gpus() == 0:
+        return "no CUDA device"
+    return None
+
+
+def _with_artifact(deployment: Deployment, spec: SessionSpec) -> Candidate:
+    precision = spec.precision
+    lrn: str | None
+    if spec.runtime in _TORCH:
+        path, lrn = deployment.source, Lowering.BANDED.value
+    elif spec.runtime in _ENGINES:
+        return _engine(deployment, spec)
+    else:
+        # bf16 on OpenVINO is a hint over the FP32 graph.
+        wanted = Precision.FP32 if precision is Precision.BF16 else precision
+        graph = deployment.graph(wanted, _TARGETS[spec.runtime])
+        path, lrn = graph.path, graph.facts.get("lrn")
+    return Candidate(spec=dataclasses.replace(spec, path=path, lrn=lrn), size_bytes=artifact_size(path))
+
+
+def _engine(deployment: Deployment, spec: SessionSpec) -> Candidate:
+    sm = gpu_sm()
+    if sm is None and spec.runtime == "tensorrt" and is_installed("tensorrt"):
+        return Candidate(spec=spec, reason="no CUDA device; TensorRT builds for the GPU at hand")
+    if sm is not None and spec.runtime == "tensorrt-rtx" and sm not in able_sms(spec.precision):
+        return Candidate(spec=spec, reason=f"TensorRT-RTX has no {spec.precision.value} for SM{sm}")
+    options = EngineOptions(
+        precision=spec.precision,
+        backend=spec.runtime,
+        sms=None if sm is None else (sm,),
+        profiles=(Profile(max=spec.max_batch),),
+    )
+    try:
+        engine = deployment.engine(options)
+    except MissingDependencyError as exc:
+        return Candidate(spec=spec, reason=f"{exc.problem}; {exc.remedy}")
+    reason = f"{NOT_RUN}no CUDA device" if count_gpus() == 0 else None
+    return Candidate(
+        spec=dataclasses.replace(spec, path=engine.path, lrn=engine.facts.get("lrn")),
+        size_bytes=artifact_size(engine.path),
+        reason=reason,
+    )
+
+
+def artifact_size(path: Path) -> int | None:
+    """Bytes of an artifact, None where it is not there."""
+    return path.stat().st_size if path.is_file() else None

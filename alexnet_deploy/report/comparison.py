@@ -1,0 +1,70 @@
+"""A comparison of two benches as a table, on the terminal and in Markdown, from the same cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_HEAD = ("row", "verdict", "new / old", "interval", "raw", "accuracy")
+
+
+def print_comparison(document: dict[str, Any], console: Console) -> None:
+    """Prints the rows that ran in one of the benches, then the regressions."""
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for index, name in enumerate(_HEAD):
+        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=index != 1, overflow="fold")
+    for row in document["rows"]:
+        if row["verdict"] is not None:
+            table.add_row(*(Text(cell) for cell in _cells(row)))
+    console.print(table)
+    for line in lines(document):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def markdown_from_comparison(document: dict[str, Any]) -> str:
+    """The same table and lines in Markdown."""
+    rows = [_cells(row) for row in document["rows"] if row["verdict"] is not None]
+    table = [_HEAD, ("---",) * len(_HEAD), *rows]
+    text = "\n".join(f"| {' | '.join(_escaped(cell) for cell in cells)} |" for cells in table)
+    return "\n".join([text, "", *(f"- {_escaped(line)}" for line in lines(document))]) + "\n"
+
+
+def lines(document: dict[str, Any]) -> list[str]:
+    """What the table comes to, in sentences."""
+    bounds = document["bounds"]
+    found = [
+        f"{row['key']}: {'; '.join(row['reasons'])}".replace("\n", " ") for row in document["rows"] if row["regression"]
+    ]
+    compared = [row for row in document["rows"] if row["ratio"] is not None]
+    if document["different"]:
+        found.append(f"not measured alike, compared all the same: {'; '.join(document['different'])}")
+    if compared and not document["anchored"]:
+        found.append("there is no anchor in these benches: a slower machine reads as slower rows")
+    count = len(document["regressions"])
+    verdict = "no regression" if count == 0 else f"{count} regression{'s' if count != 1 else ''}"
+    slower, drop = 100 * bounds["slower"], 100 * bounds["drop"]
+    return [
+        *found,
+        f"{verdict} in {len(compared)} rows that ran in both (bounds: {slower:g} % slower at "
+        f"{100 * bounds['confidence']:g} % confidence, {drop:g} points of accuracy)",
+    ]
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    verdict = f"{row['verdict']}{' (regression)' if row['regression'] else ''}"
+    if row["ratio"] is None:
+        return row["key"], verdict, "", "", "", ""
+    accuracy = row["accuracy"]
+    low, high = row["ci"]
+    change = "" if accuracy["change"] is None else f"{100 * accuracy['change']:+.2f}"
+    return row["key"], verdict, f"{row['ratio']:.3f}", f"{low:.3f} to {high:.3f}", f"{row['raw_ratio']:.3f}", change
+
+
+def _escaped(text: str) -> str:
+    for mark in "\\`*_{}[]<>|":
+        text = text.replace(mark, f"\\{mark}")
+    return text
