@@ -140,6 +140,8 @@ def _turn(
     for candidate, runner in _running(candidates):
         try:
             samples = runner.measure(batch, runs, options.scope, UNTIL_STABLE if first else AGAIN)
+        except DataError:
+            raise
         except AlexnetDeployError as exc:
             candidate.drop(exc)
             continue

@@ -59,9 +59,9 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if row["ratio"] is None:
         return row["key"], verdict, "", "", "", ""
     accuracy = row["accuracy"]
-    low, high = row["ci"]
+    interval = "" if row["ci"] is None else f"{row['ci'][0]:.3f} to {row['ci'][1]:.3f}"
     change = "" if accuracy["change"] is None else f"{100 * accuracy['change']:+.2f}"
-    return row["key"], verdict, f"{row['ratio']:.3f}", f"{low:.3f} to {high:.3f}", f"{row['raw_ratio']:.3f}", change
+    return row["key"], verdict, f"{row['ratio']:.3f}", interval, f"{row['raw_ratio']:.3f}", change
 
 
 def _escaped(text: str) -> str:

@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from alexnet_deploy.bench.anchor import AnchorTimes
 from alexnet_deploy.bench.bench import rows_from_candidates
 from alexnet_deploy.bench.candidate import BenchOptions, Candidate
+from alexnet_deploy.bench.peaks import Peaks
+from alexnet_deploy.bench.roofline import LayerCost
+from alexnet_deploy.bench.rows import session_entry
 from alexnet_deploy.bench.runner import LocalRunner, Runner
+from alexnet_deploy.bench.sampling import AGAIN, UNTIL_STABLE, Samples, WarmUp
 from alexnet_deploy.errors import (
     DataError,
     InputError,
@@ -22,15 +27,16 @@ from alexnet_deploy.errors import (
 )
 from alexnet_deploy.runtimes.fake import FakeSession
 from alexnet_deploy.runtimes.session import Session, SessionSpec
-from alexnet_deploy.specs import Precision
+from alexnet_deploy.specs import Precision, Scope
 
 ROW_KEYS = {
     "key", "runtime", "precision", "batch", "threads", "hint", "lrn", "status", "reason", "scope", "latency_ms",
-    "samples_ms", "cold_start_ms", "peak_memory_bytes", "throughput_ips", "top1", "top5", "agreement", "sqnr_db", "ece",
-    "flips", "size_bytes", "roofline",
+    "samples_ms", "anchor_ms", "warm_up", "in_flight", "cold_start_ms", "peak_memory_bytes", "throughput_ips", "images",
+    "top1", "top5", "agreement", "cosine", "sqnr_db", "ece", "flips", "size_bytes", "roofline",
 }  # fmt: skip
 COUNT = 40
-WARM_UPS = 3
+# Runs before the first turn of a batch where the times are stable, and before the later turns.
+FIRST, LATER = UNTIL_STABLE.least, AGAIN.most
 
 
 class Clock:
@@ -92,11 +98,11 @@ class Bench:
         fails_at: int | None = None,
         kind: type[FakeSession] = FakeSession,
     ) -> FakeSession:
-        """Adds a session whose n-th run takes `n * milliseconds`."""
+        """Adds a session whose n-th run takes `milliseconds` and n microseconds."""
         made: list[FakeSession] = []
 
         def tick() -> None:
-            self.clock.now += made[0].runs * milliseconds / 1e3
+            self.clock.now += (milliseconds + made[0].runs / 1e3) / 1e3
 
         made.append(kind(tick=tick, fails_at=fails_at))
         self.add(runtime, lambda: made[0])
@@ -106,9 +112,11 @@ class Bench:
         bench = self
 
         class Recording(LocalRunner):
-            def measure(self, batch: int, runs: int) -> list[float]:
+            def measure(
+                self, batch: int, runs: int, scope: Scope = Scope.COPIES, warm_up: WarmUp = UNTIL_STABLE
+            ) -> Samples:
                 bench.measured.append((spec.runtime, batch, runs))
-                return super().measure(batch, runs)
+                return super().measure(batch, runs, scope, warm_up)
 
         self.made.append(spec.runtime)
         return Recording(opener=self.openers[spec.runtime], images=images(), clock=self.clock)
@@ -126,19 +134,25 @@ def test_samples_and_median_are_what_the_clock_said() -> None:
     bench = Bench()
     session = bench.session("torch", 1.0)
     rows = bench.rows(OPTIONS)
-    # One run opens it and three evaluate forty images; then each turn warms up three times and samples twice.
-    first = 1 + 3 + 1
-    expected = [float(first + turn * 5 + WARM_UPS + k) for turn in range(3) for k in range(2)]
+    # One run opens it and three evaluate forty images; then the first turn warms up until stable, the others once.
+    run, expected = 4, []
+    for turn in range(3):
+        run += FIRST if turn == 0 else LATER
+        expected += [1 + (run + k) / 1e3 for k in (1, 2)]
+        run += 2
     samples = rows["torch/fp32/1"]["samples_ms"]
     assert samples == pytest.approx(expected, abs=1e-9)
-    assert rows["torch/fp32/4"]["samples_ms"] == pytest.approx([value + 15 for value in expected], abs=1e-9)
+    taken = run - 4
+    assert rows["torch/fp32/4"]["samples_ms"] == pytest.approx([value + taken / 1e3 for value in expected], abs=1e-9)
     latency = rows["torch/fp32/1"]["latency_ms"]
     assert isinstance(latency, dict)
-    assert latency["median"] == pytest.approx(np.median(expected), abs=1e-9)
-    assert (latency["min"], latency["runs"]) == (8.0, 6)
+    # The row says it to the microsecond.
+    assert latency["median"] == pytest.approx(np.median(expected), abs=5e-4)
+    assert (latency["min"], latency["runs"]) == (pytest.approx(expected[0]), 6)
     assert rows["torch/fp32/1"]["cold_start_ms"] == 1.0
-    assert rows["torch/fp32/4"]["throughput_ips"] == pytest.approx(4 / (np.median(expected) + 15) * 1e3, abs=0.01)
-    assert session.runs == 4 + 2 * 3 * (WARM_UPS + 2)
+    assert rows["torch/fp32/4"]["throughput_ips"] == pytest.approx(4e3 / (np.median(expected) + taken / 1e3), abs=0.01)
+    assert rows["torch/fp32/1"]["warm_up"] == {"runs": FIRST, "stable": True}
+    assert session.runs == 4 + 2 * taken
 
 
 def test_every_turn_visits_every_session() -> None:
@@ -147,7 +161,7 @@ def test_every_turn_visits_every_session() -> None:
         bench.session(name, 1.0)
     bench.rows(OPTIONS)
     names = ["torch", "onnxruntime-cpu", "openvino"]
-    assert bench.measured == [(name, batch, WARM_UPS + 2) for batch in (1, 4) for _ in range(3) for name in names]
+    assert bench.measured == [(name, batch, 2) for batch in (1, 4) for _ in range(3) for name in names]
 
 
 def test_runs_that_do_not_divide_are_all_taken() -> None:
@@ -155,7 +169,7 @@ def test_runs_that_do_not_divide_are_all_taken() -> None:
     bench.session("torch", 1.0)
     rows = bench.rows(BenchOptions(batches=(1,), runs=7, rounds=3))
     assert len(rows["torch/fp32/1"]["samples_ms"]) == 7  # type: ignore[arg-type]
-    assert [runs - WARM_UPS for _, _, runs in bench.measured] == [3, 2, 2]
+    assert [runs for _, _, runs in bench.measured] == [3, 2, 2]
 
 
 def test_a_row_says_what_was_measured_and_how() -> None:
@@ -196,8 +210,8 @@ def assert_did_not_run(row: dict[str, object], status: str, *words: str) -> None
         assert row[key] is None, key
 
 
-# Run 0 opens, 1 to 3 evaluate, 4 to 18 measure batch 1, 19 to 33 batch 4.
-@pytest.mark.parametrize("fails_at", [0, 2, 4, 12, 20, 33])
+# Run 0 opens, 1 to 3 evaluate, 4 to 17 measure batch 1, 18 to 31 batch 4.
+@pytest.mark.parametrize("fails_at", [0, 2, 4, 12, 20, 31])
 def test_a_session_that_fails_becomes_a_failed_row_and_the_others_stay(fails_at: int) -> None:
     bench = Bench()
     first = bench.session("torch", 1.0)
@@ -284,7 +298,7 @@ def test_nothing_to_measure_gives_no_rows() -> None:
 def test_a_batch_larger_than_the_images_repeats_them() -> None:
     runner = LocalRunner(opener=FakeSession, images=images()[:3])
     runner.open()
-    assert len(runner.measure(8, 2)) == 2
+    assert len(runner.measure(8, 2).milliseconds) == 2
     np.testing.assert_array_equal(runner._batch(8)[:, 0, 0, 0], [1, -1, 1, 1, -1, 1, 1, -1])
 
 
@@ -318,7 +332,133 @@ def test_a_bench_that_cannot_be_is_refused(options: dict[str, object]) -> None:
     assert caught.value.got is not None and caught.value.expected
 
 
-def test_the_size_of_an_artifact_is_its_bytes(tmp_path: Path) -> None:
-    (tmp_path / "graph.onnx").write_bytes(b"12345")
-    assert artifact_size(tmp_path / "graph.onnx") == 5
-    assert artifact_size(tmp_path / "nothing.onnx") is None
+class Anchors:
+    """Says which visit it is."""
+
+    def __init__(self) -> None:
+        self.opened, self.visits, self.closed = False, 0, False
+
+    def open(self) -> None:
+        self.opened = True
+
+    def measure(self) -> AnchorTimes:
+        self.visits += 1
+        return AnchorTimes(compute=float(self.visits), memory=10.0 * self.visits)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_the_anchor_is_measured_before_and_after_every_session_of_a_turn() -> None:
+    bench, anchor = Bench(), Anchors()
+    for name in ("torch", "openvino"):
+        bench.session(name, 1.0)
+    rows = rows_from_candidates(bench.candidates, OPTIONS, bench.runner, LABELS, anchor=anchor)
+    assert anchor.opened and anchor.closed
+    assert anchor.visits == 2 * 3 * 3
+    by_key = {row["key"]: row for row in rows}
+    # Visits 1 and 2 lie around the first turn of torch, 2 and 3 around that of OpenVINO.
+    assert by_key["torch/fp32/1"]["anchor_ms"] == {"compute": [1.5, 4.5, 7.5], "memory": [15.0, 45.0, 75.0]}
+    assert by_key["openvino/fp32/1"]["anchor_ms"]["compute"] == [2.5, 5.5, 8.5]
+
+
+def test_the_anchor_is_closed_whatever_ends_the_bench() -> None:
+    bench, anchor = Bench(), Anchors()
+    bench.session("torch", 1.0)
+
+    def broken() -> AnchorTimes:
+        raise KeyboardInterrupt
+
+    anchor.measure = broken  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        rows_from_candidates(bench.candidates, OPTIONS, bench.runner, LABELS, anchor=anchor)
+    assert anchor.closed
+
+
+def test_a_row_says_what_bounds_it_and_how_near_it_comes() -> None:
+    bench = Bench()
+    bench.session("torch", 2.0)
+    cost = LayerCost(name="fc6", macs=1000, run_bytes=4000, image_bytes=0, precision="fp32")
+    bench.candidates[0].costs = (cost,)
+    peaks = Peaks(
+        device="cpu", threads=1, read_bytes_per_second=4e6, macs_per_second={"fp32": 1e7}, kernels={"read": "sum"}
+    )
+    rows = rows_from_candidates(bench.candidates, OPTIONS, bench.runner, LABELS, peaks=peaks)
+    roofline = rows[0]["roofline"]
+    assert (roofline["bound"], roofline["limit_ms"], roofline["macs"], roofline["bytes"]) == ("memory", 1.0, 1000, 4000)
+    assert roofline["fraction"] == pytest.approx(1 / rows[0]["latency_ms"]["median"], abs=1e-3)
+
+
+def test_a_session_whose_outputs_are_those_of_another_is_not_evaluated_again() -> None:
+    bench = Bench()
+    bench.session("openvino", 1.0)
+    twin = bench.session("openvino-twin", 1.0)
+    bench.candidates[1].same_as = "openvino/fp32"
+    rows = bench.rows(OPTIONS)
+    assert twin.runs == 1 + 2 * (FIRST + LATER * 2 + 6)
+    assert rows["openvino-twin/fp32/1"]["top1"] == rows["openvino/fp32/1"]["top1"] == 1.0
+
+
+def test_where_the_other_failed_it_is_evaluated_itself() -> None:
+    bench = Bench()
+    bench.session("openvino", 1.0, fails_at=0)
+    bench.session("openvino-twin", 1.0)
+    bench.candidates[1].same_as = "openvino/fp32"
+    assert bench.rows(OPTIONS)["openvino-twin/fp32/1"]["top1"] == 1.0
+
+
+class Overlapping(FakeSession):
+    """Two requests at once: the clock moves for one, both take as long."""
+
+    in_flight = 2
+
+    def run_overlapped(self, images: NDArray[np.float32], runs: int, clock: Callable[[], float]) -> list[float]:
+        started = clock()
+        for _ in range(runs // 2):
+            self.run(images)
+        return [clock() - started] * runs
+
+
+def test_the_throughput_of_requests_in_flight_is_of_all_of_them() -> None:
+    bench = Bench()
+    bench.session("openvino", 1.0, kind=Overlapping)
+    row = bench.rows(BenchOptions(batches=(4,), runs=4, rounds=2))["openvino/fp32/4"]
+    assert row["in_flight"] == 2 and len(row["samples_ms"]) == 8  # type: ignore[arg-type]
+    # Two requests of four images in a little more than a millisecond.
+    assert row["throughput_ips"] == pytest.approx(8000, rel=0.03)
+
+
+def test_the_layers_are_put_where_the_profiler_puts_them_and_a_failure_costs_no_row() -> None:
+    bench = Bench()
+    for name in ("torch", "openvino", "onnxruntime-cpu"):
+        bench.session(name, 1.0)
+
+    def runner(spec: SessionSpec) -> Runner:
+        made = bench.runner(spec)
+
+        def layer_times(batch: int, runs: int) -> object:
+            if spec.runtime == "torch":
+                raise SessionError("no profile today")
+            return None if spec.runtime == "openvino" else [f"{batch} {runs}"]
+
+        made.layer_times = layer_times  # type: ignore[assignment, method-assign]
+        return made
+
+    rows = rows_from_candidates(
+        bench.candidates, OPTIONS, runner, LABELS, profiler=lambda _, batch, kernels: {"batch": batch, "of": kernels}
+    )
+    assert all(row["status"] == "ok" for row in rows)
+    assert [candidate.profiles for candidate in bench.candidates] == [
+        [], [], [{"batch": 1, "of": ["1 5"]}, {"batch": 4, "of": ["4 5"]}],
+    ]  # fmt: skip
+
+
+def test_a_session_has_an_entry_of_its_own() -> None:
+    bench = Bench()
+    bench.session("torch", 1.0)
+    bench.add("tensorrt", reason="no CUDA device")
+    bench.rows(OPTIONS)
+    ran, skipped = map(session_entry, bench.candidates)
+    assert (ran["name"], ran["load_ms"], ran["first_inference_ms"], ran["cold_start_ms"]) == ("torch/fp32", 0, 1.0, 1.0)
+    assert ran["peak_memory_bytes"] > 10_000_000
+    assert (skipped["status"], skipped["reason"], skipped["cold_start_ms"]) == ("skipped", "no CUDA device", None)

@@ -1,0 +1,204 @@
+"""A slower machine is no regression, a slower row is one; what was not measured alike is not compared."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alexnet_deploy.bench.compare import Bounds, comparison, ratio_of_turns, read_bench
+from alexnet_deploy.errors import InputError
+from tests.bench.documents import bench_of
+
+ROWS = {
+    f"{name}/{batch}": ms * batch for name, ms in (("torch/fp32", 20.0), ("openvino/int8", 5.0)) for batch in (1, 16)
+}
+BOUNDS = Bounds()
+
+
+def verdicts(old: dict[str, Any], new: dict[str, Any], bounds: Bounds = BOUNDS) -> dict[str, tuple[str, bool]]:
+    return {row["key"]: (row["verdict"], row["regression"]) for row in comparison(old, new, bounds)["rows"]}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_same_thing_twice_is_the_same(seed: int) -> None:
+    found = verdicts(bench_of(ROWS, seed=seed), bench_of(ROWS, seed=1000 + seed))
+    assert set(found) == set(ROWS)
+    assert not any(regression for _, regression in found.values())
+    assert {verdict for verdict, _ in found.values()} <= {"same", "unsure"}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_row_that_takes_a_fifth_longer_is_caught_and_no_other(seed: int) -> None:
+    slowed = ROWS | {"openvino/int8/16": 1.2 * ROWS["openvino/int8/16"]}
+    found = verdicts(bench_of(ROWS, seed=seed), bench_of(slowed, seed=1000 + seed))
+    assert found["openvino/int8/16"] == ("slower", True)
+    assert [key for key, (_, regression) in found.items() if regression] == ["openvino/int8/16"]
+
+
+@pytest.mark.parametrize("machine", [0.6, 1.4, 2.0])
+def test_a_machine_that_is_slower_today_is_no_regression(machine: float) -> None:
+    shares = dict.fromkeys(ROWS, 0.5)
+    old = bench_of(ROWS, seed=1, shares=shares)
+    new = bench_of(ROWS, seed=2, shares=shares, machine=machine, memory=machine)
+    assert {verdict for verdict, _ in verdicts(old, new).values()} <= {"same", "unsure"}
+    assert all(row["anchored"] for row in comparison(old, new, BOUNDS)["rows"])
+
+
+def test_memory_that_is_slower_today_slows_what_memory_bounds_and_nothing_else() -> None:
+    shares = {"openvino/int8/1": 1.0, "torch/fp32/1": 0.3}
+    old, new = bench_of(ROWS, seed=1, shares=shares), bench_of(ROWS, seed=2, shares=shares, memory=1.5)
+    assert not any(regression for _, regression in verdicts(old, new).values())
+
+
+def test_a_slow_row_on_a_fast_day_is_caught() -> None:
+    slowed = ROWS | {"torch/fp32/1": 1.25 * ROWS["torch/fp32/1"]}
+    found = verdicts(bench_of(ROWS, seed=1), bench_of(slowed, seed=2, machine=0.8))
+    assert found["torch/fp32/1"] == ("slower", True)
+
+
+def test_a_faster_row_is_called_faster() -> None:
+    better = ROWS | {"torch/fp32/1": 0.7 * ROWS["torch/fp32/1"]}
+    assert verdicts(bench_of(ROWS, seed=1), bench_of(better, seed=2))["torch/fp32/1"] == ("faster", False)
+
+
+def test_noise_is_unsure_and_hardly_ever_a_regression() -> None:
+    regressions, unsure = 0, 0
+    for seed in range(50):
+        found = verdicts(bench_of(ROWS, seed=seed, noise=0.4), bench_of(ROWS, seed=1000 + seed, noise=0.4))
+        regressions += sum(regression for _, regression in found.values())
+        unsure += sum(verdict == "unsure" for verdict, _ in found.values())
+    # Of 200 rows; the intervals are of 99 %, and only one side of them counts.
+    assert regressions <= 3 and unsure > 190
+
+
+def test_the_interval_is_the_exact_one_of_the_rank_test() -> None:
+    # D. Bauer 1972: of 5 and 5 values at 95 %, the third smallest and largest of the differences: P(U <= 2) = 4/252.
+    before, after = np.exp([0.1, 0.2, 0.3, 0.4, 0.5]), np.exp([1.1, 1.25, 1.3, 1.45, 1.6])
+    differences = sorted(float(b - a) for a in np.log(before) for b in np.log(after))
+    ratio, interval = ratio_of_turns(before, after, 0.95)
+    assert interval == pytest.approx((np.exp(differences[2]), np.exp(differences[-3])))
+    assert ratio == pytest.approx(np.exp(np.median(differences)))
+
+
+def test_too_few_turns_have_no_interval_and_no_verdict() -> None:
+    ratio, interval = ratio_of_turns(np.ones(2), 2 * np.ones(2), 0.99)
+    assert ratio == pytest.approx(2.0) and interval is None
+    old, new = bench_of(ROWS, seed=1), bench_of({key: 2 * ms for key, ms in ROWS.items()}, seed=2)
+    for document in (old, new):
+        document["options"]["rounds"] = 2
+        for row in document["rows"]:
+            row["anchor_ms"] = None
+    assert set(verdicts(old, new).values()) == {("unsure", False)}
+
+
+def test_ratio_and_interval_are_new_over_old() -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of({key: 2 * ms for key, ms in ROWS.items()}, seed=2)
+    for row in comparison(old, new, BOUNDS)["rows"]:
+        assert row["ratio"] == pytest.approx(2, rel=0.03) and row["raw_ratio"] == pytest.approx(2, rel=0.03)
+        assert row["ci"][0] < row["ratio"] < row["ci"][1]
+        assert "100 % slower" in row["reasons"][0] or "% slower" in row["reasons"][0]
+
+
+def test_accuracy_that_falls_is_a_regression() -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of(ROWS, seed=2, top1={"openvino/int8/1": 0.89})
+    row = next(row for row in comparison(old, new, BOUNDS)["rows"] if row["key"] == "openvino/int8/1")
+    assert row["regression"] and "top1 fell by 1.00 points" in row["reasons"][0]
+    assert not any(row["regression"] for row in comparison(old, new, Bounds(drop=0.02))["rows"])
+
+
+def test_without_labels_agreement_counts() -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of(ROWS, seed=2)
+    for document, agreement in ((old, 0.99), (new, 0.97)):
+        for row in document["rows"]:
+            row |= {"top1": None, "agreement": agreement}
+    assert all("agreement fell by 2.00" in row["reasons"][0] for row in comparison(old, new, BOUNDS)["rows"])
+
+
+def test_a_row_that_does_not_run_any_more_is_a_regression() -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of(ROWS, seed=2)
+    new["rows"][0] |= {"status": "failed", "reason": "it fell back"}
+    del new["rows"][1]
+    found = {row["key"]: row for row in comparison(old, new, BOUNDS)["rows"]}
+    assert found[old["rows"][0]["key"]]["regression"] and "it fell back" in found[old["rows"][0]["key"]]["reasons"][0]
+    assert found[old["rows"][1]["key"]]["regression"]
+    back = {row["key"]: row for row in comparison(new, old, BOUNDS)["rows"]}
+    assert [back[old["rows"][k]["key"]]["verdict"] for k in (0, 1)] == ["new", "new"]
+    assert not any(row["regression"] for row in back.values())
+
+
+def test_what_ran_in_neither_has_no_verdict() -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of(ROWS, seed=2)
+    for document in (old, new):
+        document["rows"][0] |= {"status": "skipped", "reason": "no CUDA device"}
+    row = next(row for row in comparison(old, new, BOUNDS)["rows"] if row["key"] == old["rows"][0]["key"])
+    assert (row["verdict"], row["regression"]) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("environment", "cpu"), "Another", "CPU: A processor and Another"),
+        (("options", "threads"), 4, "threads: 2 and 4"),
+        (("options", "scope"), "end-to-end", "scope"),
+        (("data", "images"), 100, "number of images"),
+        (("anchor", "version"), 2, "anchor"),
+    ],
+)
+def test_what_was_not_measured_alike_is_refused(path: tuple[str, str], value: object, words: str) -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of(ROWS, seed=2)
+    new[path[0]] = new[path[0]] | {path[1]: value}
+    with pytest.raises(InputError, match="same thing") as caught:
+        comparison(old, new, BOUNDS)
+    assert words in str(caught.value.got) and "--anyway" in str(caught.value.remedy)
+    assert words in comparison(old, new, BOUNDS, anyway=True)["different"][0]
+
+
+def test_without_an_anchor_raw_times_are_compared_and_it_is_said() -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of(ROWS, seed=2, machine=1.3)
+    for row in new["rows"]:
+        row["anchor_ms"] = None
+    document = comparison(old, new, BOUNDS)
+    assert not document["anchored"] and len(document["regressions"]) == len(ROWS)
+
+
+def test_both_are_divided_by_the_same_mix_of_anchors() -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of(ROWS, seed=2)
+    for row in old["rows"]:
+        row["roofline"] = {"memory_share": 1.0}
+    assert not comparison(old, new, BOUNDS)["regressions"]
+
+
+def test_the_documents_are_left_as_they_were() -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of(ROWS, seed=2)
+    before = copy.deepcopy((old, new))
+    comparison(old, new, BOUNDS)
+    assert (old, new) == before
+
+
+@pytest.mark.parametrize("values", [{"slower": -1}, {"drop": 2}, {"confidence": 1.0}, {"confidence": 0.1}])
+def test_bounds_that_cannot_be_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        Bounds(**values)
+
+
+NO_BENCHES = ("", "[]", "{}", '{"schema": 1, "rows": []}', '{"schema": 2}', "\0", '{"schema": 2, "rows": 3}')
+
+
+@pytest.mark.parametrize("text", NO_BENCHES)
+def test_a_file_that_is_no_bench_is_said_to_be_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"bench\.json is no bench"):
+        read_bench(path)
+
+
+def test_a_bench_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    document = bench_of(ROWS, seed=1)
+    path.write_text(json.dumps(document))
+    assert read_bench(path) == document
