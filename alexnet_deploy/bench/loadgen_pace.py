@@ -24,6 +24,9 @@ _ENOUGH_SECONDS = 1.0
 # there is: other programs take some of it.
 _LATE_SHARE, _LATENCY_SHARE = 0.003, 0.8
 _ARRIVALS, _HALVINGS = 4000, 12
+# Offline issues all its images at once, and they have to last for the whole duration: a session that was held up while
+# it was measured is faster later.
+_OFFLINE_MARGIN = 1.1
 # Of what the session can do, where the bound cannot be kept at any rate: LoadGen will say so.
 _HOPELESS_SHARE = 0.05
 
@@ -90,8 +93,8 @@ def _samples(session: Session, images: NDArray[np.float32], clock: Callable[[], 
 def rate_from_pace(pace: Pace, options: LoadOptions, bound_ms: float | None) -> float:
     """Queries per second that LoadGen is told to expect or, of a server, to send.
 
-    A stream's is twice what the session can do, so that LoadGen does not run out of queries; a server's keeps the
-    bound in a simulation of its queue.
+    A stream's is twice what the session can do, so that LoadGen does not run out of queries; offline's a tenth more,
+    so that it does not run out of images; a server's keeps the bound in a simulation of its queue.
 
     Args:
         pace: Of the session.
@@ -103,7 +106,7 @@ def rate_from_pace(pace: Pace, options: LoadOptions, bound_ms: float | None) -> 
         assert bound_ms is not None
         return _server_rate(pace, bound_ms, largest)
     each = 1e3 / pace.fastest_ms[largest]
-    return each * largest if options.scenario is Scenario.OFFLINE else 2 * each
+    return _OFFLINE_MARGIN * each * largest if options.scenario is Scenario.OFFLINE else 2 * each
 
 
 def _server_rate(pace: Pace, bound_ms: float, max_batch: int) -> float:
