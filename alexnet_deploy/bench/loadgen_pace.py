@@ -22,7 +22,7 @@ _LEAST_RUNS, _MOST_RUNS = 5, 50
 _ENOUGH_SECONDS = 1.0
 # A server's rate is planned for fewer late answers than the one in a hundred that is allowed, and for less time than
 # there is: other programs take some of it.
-_LATE_SHARE, _LATENCY_SHARE = 0.003, 0.8
+_LATE_SHARE, _LATENCY_SHARE = 0.005, 0.9
 _ARRIVALS, _HALVINGS = 4000, 12
 # Offline issues all its images at once, and they have to last for the whole duration: a session that was held up while
 # it was measured is faster later.
