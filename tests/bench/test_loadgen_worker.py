@@ -87,7 +87,9 @@ def as_soon_as_there_is_a_worker(act: Callable[[int], None]) -> None:
     def watch() -> None:
         while not (children := multiprocessing.active_children()):
             pass
-        act(children[0].pid or 0)
+        pid = children[0].pid
+        assert pid is not None
+        act(pid)
 
     threading.Thread(target=watch, daemon=True).start()
 
