@@ -7,7 +7,6 @@ says the same.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +23,8 @@ _TIME = "%m-%d-%Y %H:%M:%S.%f"
 _PERCENTILES = {"p50": "50.00", "p90": "90.00", "p95": "95.00", "p97": "97.00", "p99": "99.00", "p99.9": "99.90"}
 _SEEDS = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")
 _STREAMS = (Scenario.SINGLE_STREAM, Scenario.MULTI_STREAM)
+# What no figure reaches; an integer of any size can be compared with it.
+_ENDLESS = 1e300
 # An answer is the class index, an int32 of the machine's byte order, which is little-endian wherever LoadGen runs.
 ANSWER_BYTES = 4
 
@@ -135,7 +136,7 @@ class _Detail:
 
     def number(self, key: str) -> float:
         value = self._value(key, int | float)
-        if isinstance(value, bool) or not math.isfinite(value) or value < 0:
+        if isinstance(value, bool) or not 0 <= value < _ENDLESS:
             raise _damaged(self.path, f"{key}: {value!r}")
         return float(value)
 

@@ -137,6 +137,7 @@ def with_value(key: str, value: str) -> Callable[[str], str]:
         with_value("result_query_count", "true"),
         with_value("result_90.00_percentile_latency_ns", "NaN"),
         with_value("result_90.00_percentile_latency_ns", "1e999"),
+        with_value("result_90.00_percentile_latency_ns", "1" + 400 * "0"),
         with_value("result_90.00_percentile_latency_ns", "null"),
         with_value("early_stopping_met", '"yes"'),
         with_value("effective_qsl_rng_seed", "[]"),

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from alexnet_deploy.bench import loadgen_worker
-from alexnet_deploy.bench.loadgen_log import DETAIL
+from alexnet_deploy.bench.loadgen_log import DETAIL, SUMMARY
 from alexnet_deploy.bench.loadgen_options import LoadOptions, Scenario
 from alexnet_deploy.bench.loadgen_worker import _error_from_fields, _fields, load_in_process
 from alexnet_deploy.bench.runner import EvaluationData
@@ -23,6 +24,7 @@ from alexnet_deploy.errors import DataError, ImageError, InputError, ParityError
 from alexnet_deploy.graph import write_graph
 from alexnet_deploy.machine import count_gpus
 from alexnet_deploy.optional import is_installed
+from alexnet_deploy.runtimes.fake import FakeSession
 from alexnet_deploy.runtimes.session import SessionSpec
 from alexnet_deploy.specs import Precision
 from tests.conftest import small_preprocessing
@@ -121,3 +123,22 @@ def test_an_error_comes_back_as_what_it_was(kind: type[Exception]) -> None:
 def test_an_error_of_another_kind_is_one_of_the_session() -> None:
     back = _error_from_fields(*_fields(ZeroDivisionError("odd")))
     assert type(back) is SessionError and str(back) == "ZeroDivisionError: odd"
+
+
+def test_the_worker_tells_of_an_error_before_loadgen_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, Any]] = []
+    ended: list[bool] = []
+
+    class Pipe:
+        def send(self, message: tuple[str, Any]) -> None:
+            told.append(message)
+            ended.append((tmp_path / SUMMARY).read_text() != "")
+
+    side = DATA.preprocessing.image_size
+    session = FakeSession((3, side, side), tick=lambda: time.sleep(0.0005), fails_at=160)
+    monkeypatch.setattr(loadgen_worker, "open_session", lambda _spec: session)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    options = LoadOptions(scenario=Scenario.SERVER, min_duration_s=0.2, max_batch=1, target_qps=2000)
+    loadgen_worker._serve(Pipe(), spec_of(tmp_path), DATA, options, tmp_path)  # type: ignore[arg-type]
+    assert told[0][0] == "failed" and told[0][1][:2] == ("SessionError", "the fake runtime failed, as it was told to")
+    assert ended[0] is False and session.closed
