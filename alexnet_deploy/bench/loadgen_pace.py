@@ -27,8 +27,9 @@ _ARRIVALS, _HALVINGS = 4000, 12
 # Offline issues all its images at once, and they have to last for the whole duration: a session that was held up while
 # it was measured is faster later.
 _OFFLINE_MARGIN = 1.1
-# Of what the session can do, where the bound cannot be kept at any rate: LoadGen will say so.
-_HOPELESS_SHARE = 0.05
+# Below this share of what the session can do no rate is looked for. Where the bound cannot be kept there either,
+# LoadGen will say INVALID, and a higher rate lets it say so within minutes.
+_LEAST_SHARE, _HOPELESS_SHARE = 0.02, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +112,17 @@ def rate_from_pace(pace: Pace, options: LoadOptions, bound_ms: float | None) -> 
 
 def _server_rate(pace: Pace, bound_ms: float, max_batch: int) -> float:
     capacity = max(1e3 * batch / milliseconds for batch, milliseconds in pace.median_ms.items())
-    low, high = _HOPELESS_SHARE * capacity, capacity
+    planned_ms = _LATENCY_SHARE * bound_ms
+
+    def is_kept(rate: float) -> bool:
+        return _late_share(pace, rate, planned_ms, max_batch) <= _LATE_SHARE
+
+    low, high = _LEAST_SHARE * capacity, capacity
+    if not is_kept(low):
+        return _HOPELESS_SHARE * capacity
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        late = _late_share(pace, middle, _LATENCY_SHARE * bound_ms, max_batch)
-        low, high = (middle, high) if late <= _LATE_SHARE else (low, middle)
+        low, high = (middle, high) if is_kept(middle) else (low, middle)
     return low
 
 
