@@ -38,6 +38,7 @@ def diagnose() -> tuple[dict[str, Any], list[Finding]]:
             "ONNX Runtime's TensorRT-RTX provider",
             extra="rtx-provider",
         ),
+        _package("mlperf_loadgen", "mlcommons-loadgen", "MLPerf scenarios, on Python 3.11", extra="loadgen"),
         _gpu(),
         _cpu_int8(),
         _cpu_bf16(),

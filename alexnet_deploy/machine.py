@@ -16,6 +16,7 @@ _MEASURED_PACKAGES = (
     "alexnet-deploy", "torch", "torchvision", "onnx", "onnxscript", "onnx-ir", "onnxruntime-gpu", "onnxruntime",
     "openvino", "tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-rtx", "onnxruntime-ep-nv-tensorrt-rtx",
     "pycuda", "cuda-bindings", "triton", "numpy", "pillow",
+    "mlcommons-loadgen",
 )  # fmt: skip
 # What decides whether INT8 and bf16 are fast on a CPU.
 CPU_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})

@@ -18,6 +18,7 @@ _EXTRAS = {
     "pycuda.driver": ("pycuda", "cuda"),
     "cuda.bindings": ("cuda-bindings", "cuda"),
     "triton": ("triton", "plugin"),
+    "mlperf_loadgen": ("mlcommons-loadgen", "loadgen"),
     "onnxruntime_ep_nv_tensorrt_rtx": ("onnxruntime-ep-nv-tensorrt-rtx", "rtx-provider"),
 }
 TENSORRT_BACKENDS = ("auto", "tensorrt", "tensorrt-rtx")

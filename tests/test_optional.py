@@ -21,6 +21,7 @@ EXTRAS = {
     "tensorrt_rtx": ("tensorrt-rtx", "rtx"),
     "pycuda": ("pycuda", "cuda"),
     "cuda.bindings": ("cuda-bindings", "cuda"),
+    "mlperf_loadgen": ("mlcommons-loadgen", "loadgen"),
 }
 
 
