@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from alexnet_deploy.bench.loadgen_options import LoadOptions, Scenario
 from alexnet_deploy.cli.options import (
     batches_from_text,
     deployment_from,
@@ -21,6 +24,9 @@ from alexnet_deploy.cli.options import (
 from alexnet_deploy.errors import EXIT_DONE, EXIT_ERROR
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.specs import Precision, Scope
+
+if TYPE_CHECKING:
+    from alexnet_deploy.pipeline.stages import Deployment
 
 _PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 _MOST_ROUNDS = 10
@@ -62,6 +68,16 @@ _MOST_ROUNDS = 10
     show_default=True,
     help="Time the layers, and measure what other preprocessing does.",
 )
+@click.option(
+    "--scenario",
+    type=click.Choice([scenario.value for scenario in Scenario]),
+    help="Measure with MLPerf's load generator instead: its queries, its rules, its logs in WORKDIR/loadgen.",
+)
+@click.option("--valid-length", is_flag=True, help="Of a scenario: for MLPerf's 600 s.  [default: 10 s]")
+@click.option("--target-qps", type=float, help="Of server: queries per second.  [default: what the session can take]")
+@click.option(
+    "--target-latency", type=float, metavar="MS", help="Of server: by when 99 % are to be answered.  [default: 15]"
+)
 @output_option("The JSON; the page lies beside it.  [default: WORKDIR/bench.json and WORKDIR/report.html]")
 @json_option
 @workdir_option
@@ -69,6 +85,7 @@ _MOST_ROUNDS = 10
 def command(
     model: str, variant: str | None, runtimes: tuple[str, ...], precisions: tuple[str, ...], batches: str, runs: int,
     scope: str, threads: int, data: str | None, images: int | None, skip_bad: bool, details: bool,
+    scenario: str | None, valid_length: bool, target_qps: float | None, target_latency: float | None,
     output: Path | None, as_json: bool, workdir: Path, voice: Voice,
 ) -> int:  # fmt: skip
     """Measure latency and accuracy of every runtime that is here, on the same images.
@@ -76,6 +93,23 @@ def command(
     A runtime that cannot run here is a row with its reason. Nothing falls back to another device. Exit code 1 where
     no row ran at all.
     """
+    deployment = deployment_from(model, variant, workdir, voice)
+    narrowed: dict[str, Any] = {
+        "runtimes": runtimes,
+        "precisions": [Precision(precision) for precision in precisions],
+        "data": data,
+        "skip_bad": skip_bad,
+    }
+    if scenario is not None:
+        load = LoadOptions(
+            scenario=Scenario(scenario),
+            valid_length=valid_length,
+            target_qps=target_qps,
+            target_latency_ms=target_latency,
+        )
+        return _run_scenario(deployment, load, narrowed, threads, images, output, as_json=as_json)
+    if valid_length or target_qps is not None or target_latency is not None:
+        raise click.UsageError("--valid-length, --target-qps and --target-latency belong to a --scenario.")
     from alexnet_deploy.bench.candidate import BenchOptions
     from alexnet_deploy.pipeline.bench import bench_document
     from alexnet_deploy.pipeline.demo import write_bench
@@ -89,16 +123,41 @@ def command(
         scope=Scope(scope),
         details=details,
     )
-    deployment = deployment_from(model, variant, workdir, voice)
-    document = bench_document(
-        deployment,
-        options,
-        runtimes=runtimes,
-        precisions=[Precision(precision) for precision in precisions],
-        data=data,
-        skip_bad=skip_bad,
-    )
+    document = bench_document(deployment, options, **narrowed)
     path, report = write_bench(document, workdir, output)
     voice.say(f"wrote {path} and {report}")
     show_bench(document, as_json=as_json)
+    return _exit_code(document)
+
+
+def _run_scenario(
+    deployment: Deployment,
+    options: LoadOptions,
+    narrowed: dict[str, Any],
+    threads: int,
+    images: int | None,
+    output: Path | None,
+    *,
+    as_json: bool,
+) -> int:
+    from alexnet_deploy.artifacts import write_json
+    from alexnet_deploy.pipeline.load import scenario_document
+
+    document = scenario_document(deployment, options, threads=threads, images=images, **narrowed)
+    workspace = deployment.workspace
+    path = output or workspace.folder / f"load.{options.scenario.value}.json"
+    write_json(path, document)
+    workspace.voice.say(f"wrote {path}")
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+    else:
+        from rich.console import Console
+
+        from alexnet_deploy.report.load_text import print_load
+
+        print_load(document, Console())
+    return _exit_code(document)
+
+
+def _exit_code(document: dict[str, Any]) -> int:
     return EXIT_DONE if any(row["status"] == "ok" for row in document["rows"]) else EXIT_ERROR

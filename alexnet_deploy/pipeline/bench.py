@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alexnet_deploy.artifacts import sha256_of
 from alexnet_deploy.bench.anchor import ANCHOR_VERSION, RemoteAnchor
@@ -16,24 +16,16 @@ from alexnet_deploy.bench.peaks import Peaks
 from alexnet_deploy.bench.profile import profile_from_kernels
 from alexnet_deploy.bench.recommend import recommendations
 from alexnet_deploy.bench.rows import session_entry
-from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner, evaluation_source
-from alexnet_deploy.data.batches import Skipped, undamaged
-from alexnet_deploy.data.shipped import Split, shipped_hashes
-from alexnet_deploy.data.sources import ImageSource
-from alexnet_deploy.errors import DataError
+from alexnet_deploy.bench.runner import RemoteRunner
 from alexnet_deploy.machine import count_gpus, environment, gpu_name, version_of
 from alexnet_deploy.pipeline.candidates import candidates_of
 from alexnet_deploy.pipeline.costs import Costs, peaks_in_workspace
+from alexnet_deploy.pipeline.evaluation import EvaluationImages
 from alexnet_deploy.pipeline.evidence import confusion, flipped, histograms, passports
 from alexnet_deploy.pipeline.sensitivity import sensitivity
 from alexnet_deploy.pipeline.stages import Deployment
-from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.runtimes.session import KernelTime
 from alexnet_deploy.specs import QUANTIZED, Precision
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 def bench_document(
@@ -109,65 +101,6 @@ def bench_document(
         "sensitivity": sensitive,
         **_evidence(deployment, candidates, images),
     }
-
-
-class EvaluationImages:
-    """The images that accuracy is measured on, and their labels.
-
-    Args:
-        deployment: The model.
-        name: `shipped`, or a data source.
-        most: How many of them; all where None.
-        skip_bad: Leave out damaged ones and count them.
-    """
-
-    def __init__(self, deployment: Deployment, name: str, most: int | None, *, skip_bad: bool) -> None:
-        voice = deployment.workspace.voice
-        skipped = Skipped() if skip_bad else None
-        self.source = evaluation_source(name)
-        self.kept: NDArray[np.int64] = undamaged(self.source, skipped)[:most]
-        self.skipped = len(skipped or ())
-        if skipped:
-            voice.warn(f"{len(skipped)} damaged images were skipped, the first: {skipped.names[0]}")
-        self.labels = _labels(deployment, self.source, self.source.labels[self.kept])
-        self.data = EvaluationData(data=name, preprocessing=deployment.info.preprocessing, indices=self.kept)
-
-    def to_json(self) -> dict[str, Any]:
-        """The entry `data` of a bench."""
-        return {
-            "name": self.source.name,
-            "images": len(self.kept),
-            "skipped": self.skipped,
-            "labelled": self.labels is not None,
-        }
-
-    def require_fresh(self, deployment: Deployment) -> None:
-        """Accuracy on images that INT8 was calibrated or guarded on says little.
-
-        Raises:
-            DataError: Some of the evaluation images are among those.
-        """
-        table = deployment.present_table()
-        used = set(CalibrationTable.read(table).images) if table is not None else set()
-        used |= shipped_hashes(Split.GUARD)
-        shared = used & {self.source.content_hash(int(index)) for index in self.kept}
-        if shared:
-            raise DataError(
-                f"evaluation images of {self.source.name} were used for calibration or by the guard",
-                got=f"{len(shared)} of {len(self.kept)} shared",
-                expected="sets that share no image (by content hash)",
-                remedy="name other images with --data, or calibrate on others with `alexnet-deploy calibrate --data`",
-            )
-
-
-def _labels(deployment: Deployment, source: ImageSource, labels: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    if deployment.info.labels == source.classes:
-        return labels
-    deployment.workspace.voice.warn(
-        f"the classes of {source.name} are not those of {deployment.info.name}: top-1 and top-5 are left out, "
-        "agreement with the reference is measured (--data names other images)"
-    )
-    return None
 
 
 class _Profiler:

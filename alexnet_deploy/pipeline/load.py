@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.artifacts import require_writable, sha256_of
-from alexnet_deploy.bench.bench import SCOPE, Candidate
-from alexnet_deploy.bench.loadgen import MLPERF_MODEL, LoadResult, rules_from_options
+from alexnet_deploy.bench.candidate import BenchOptions, Candidate
+from alexnet_deploy.bench.loadgen import MLPERF_MODEL, LoadResult, loadgen_module, rules_from_options
 from alexnet_deploy.bench.loadgen_options import SAMPLES_PER_QUERY, LoadOptions, Scenario
 from alexnet_deploy.bench.loadgen_worker import load_in_process, require_batch
 from alexnet_deploy.bench.runner import EvaluationData
 from alexnet_deploy.errors import AlexnetDeployError, DataError
 from alexnet_deploy.machine import environment
+from alexnet_deploy.pipeline.candidates import candidates_of
+from alexnet_deploy.pipeline.evaluation import EvaluationImages
 from alexnet_deploy.pipeline.stages import Deployment
-from alexnet_deploy.runtimes.session import SessionSpec
+from alexnet_deploy.runtimes.session import THROUGHPUT, SessionSpec
+from alexnet_deploy.specs import QUANTIZED, Precision, Scope
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +28,45 @@ if TYPE_CHECKING:
 LOAD_SCHEMA = 1
 FOLDER = "loadgen"
 Run = Callable[[SessionSpec, EvaluationData, LoadOptions, Path], LoadResult]
+
+
+def scenario_document(
+    deployment: Deployment,
+    options: LoadOptions,
+    *,
+    threads: int,
+    runtimes: Sequence[str] = (),
+    precisions: Sequence[Precision] = (),
+    data: str | None = None,
+    images: int | None = None,
+    skip_bad: bool = False,
+) -> dict[str, Any]:
+    """Makes the artifacts that are missing and runs the scenario on every session.
+
+    LoadGen has its own requests in flight, so that OpenVINO's throughput hint is left out.
+
+    Args:
+        deployment: The model.
+        options: The scenario.
+        threads: CPU threads, the same for every session.
+        runtimes, precisions: Narrow the sessions; all by default.
+        data: Images to draw from (the test split); the shipped ones by default.
+        images: Of how many of them; all by default.
+        skip_bad: Leave out damaged images and count them.
+
+    Raises:
+        MissingDependencyError: LoadGen is not installed.
+        InputError: There is no such runtime or data.
+    """
+    loadgen_module()
+    found = EvaluationImages(deployment, data or "shipped", images, skip_bad=skip_bad)
+    largest = BenchOptions(batches=(options.largest_batch,), threads=threads)
+    candidates = [
+        each for each in candidates_of(deployment, largest, runtimes, precisions) if each.spec.hint != THROUGHPUT
+    ]
+    if any(each.spec.precision in QUANTIZED and each.reason is None for each in candidates):
+        found.require_fresh(deployment)
+    return load_document(deployment, candidates, options, found.data, found.labels, skipped=found.skipped)
 
 
 def load_document(
@@ -133,7 +175,7 @@ def _empty_row(candidate: Candidate, options: LoadOptions) -> dict[str, Any]:
         "scenario": options.scenario.value,
         "status": candidate.status,
         "reason": candidate.reason,
-        "scope": SCOPE,
+        "scope": Scope.COPIES.value,
         "size_bytes": candidate.size_bytes,
         **dict.fromkeys(_MEASURED_KEYS),
     }

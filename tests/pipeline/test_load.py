@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_deploy.bench.bench import Candidate
+from alexnet_deploy.bench.candidate import Candidate
 from alexnet_deploy.bench.loadgen import LoadResult
 from alexnet_deploy.bench.loadgen_log import Metric, Verdict
 from alexnet_deploy.bench.loadgen_options import LoadOptions, Rules, Scenario
