@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.artifacts import passport_path, sha256_of
-from alexnet_deploy.errors import AlexnetDeployError
+from alexnet_deploy.errors import AlexnetDeployError, SessionError
 from alexnet_deploy.machine import environment
 from alexnet_deploy.progress import Voice
 from benchmarks.engines import spread
@@ -24,6 +24,8 @@ from benchmarks.peer_worker import facts_of
 
 LRN_NODE, TORCH = "LRN node", "torch's export"
 STATIC, NNCF, MODELOPT, OURS = "quantize_static", "nncf", "modelopt", "ours"
+_WORKERS = {STATIC: "peer_static", NNCF: "peer_nncf", MODELOPT: "peer_modelopt"}
+_OURS_WORKER = "peer_ours"
 RULE = (
     "quantize_static runs with MinMax on both graphs and with both types of activations. Entropy and Percentile, which "
     "change the thresholds and not the graph, run on the one of these four with the smallest geometric mean of its "
@@ -171,7 +173,8 @@ class Quantizer:
         tool = self.environments.get(job.tool) if job is not None else None
         versions = tool.facts["packages"] if tool is not None else environment()["packages"]
         graph = self.fp32 if job is None else self.graphs[job.graph]
-        return [job and asdict(job), sha256_of(graph), self.images[1], versions]
+        script = Path(__file__).with_name(f"{_WORKERS[job.tool] if job is not None else _OURS_WORKER}.py")
+        return [job and asdict(job), sha256_of(graph), sha256_of(script), self.images[1], versions]
 
     def _path(self, job: Job) -> Path:
         return self.work.folder / job.file
@@ -184,8 +187,9 @@ class Quantizer:
             folder = Path(name)
             graph, out = folder / "graph.onnx", folder / self._path(job).name
             graph.write_bytes(self.graphs[job.graph].read_bytes())
-            module = {STATIC: "peer_static", NNCF: "peer_nncf", MODELOPT: "peer_modelopt"}[job.tool]
-            facts = facts_of(python, module, graph, self.images[0], out, *settings, folder=folder)
+            facts = facts_of(python, _WORKERS[job.tool], graph, self.images[0], out, *settings, folder=folder)
+            if not out.is_file():
+                raise SessionError(f"{job.tool} ended well and wrote nothing", expected=out.name)
             for part in _parts(out):
                 os.replace(part, self.work.folder / part.name)
         return facts
@@ -195,7 +199,7 @@ class Quantizer:
         with tempfile.TemporaryDirectory(dir=self.work.folder) as name:
             for path in (self.fp32, passport_path(self.fp32)):
                 os.link(path, Path(name) / path.name)
-            return facts_of(sys.executable, "peer_ours", name, self.images[1], "onnxruntime-cpu")
+            return facts_of(sys.executable, _OURS_WORKER, name, self.images[1], "onnxruntime-cpu")
 
 
 def _parts(out: Path) -> Iterator[Path]:

@@ -85,7 +85,7 @@ class Run:
         self.deployment = Deployment(Workspace(folder=self.work.folder, voice=self.voice))
 
     def document(self) -> dict[str, Any]:
-        """Makes what is missing and measures everything.
+        """Makes what is missing and measures everything; who has written it forgets what `work` keeps of it.
 
         Raises:
             SessionError: One of ours does not run.
@@ -100,9 +100,7 @@ class Run:
         document = {**self._circumstances(rows), "left_out": self.left_out}
         document["ratios"] = headlines(rows, self.asked.bench.rounds)
         document["calibration"] = [{**cost, "accuracy": accuracy_in(rows, cost["way"])} for cost in calibration]
-        document |= {"cross_check": checks, "rows": rows}
-        self.work.forget_measured()
-        return document
+        return document | {"cross_check": checks, "rows": rows}
 
     def _circumstances(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         bench = self.asked.bench
@@ -177,7 +175,7 @@ class Run:
         np.save(path, load_batch(source, np.arange(self.asked.images), preprocessing).images)
 
     def best_static(self) -> Job | None:
-        """On which quantize_static's other methods are run; None where it is left out."""
+        """On which quantize_static's other methods are run; None where it is left out, or does not run."""
         files = self.quantizer.files(jobs.MINMAX)
         if not files:
             return None
@@ -196,6 +194,8 @@ class Run:
             job = next(way.job for way in ways if way.label == row["way"])
             if job is not None and row["status"] == "ok":
                 medians.setdefault(job, []).append(float(row["latency_ms"]["median"]))
+        if not medians:
+            return None
         best = jobs.chosen(medians)
         self.voice.say(f"chosen for Entropy and Percentile: {best.label}")
         return best

@@ -56,12 +56,12 @@ def facts_of(python: str, module: str, *arguments: object, folder: Path = REPOSI
     variables = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     run = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=variables)
     lines = run.stdout.strip().splitlines()
-    if run.returncode == 0 and lines:
+    if run.returncode == 0 and lines and lines[-1].startswith("{"):
         facts: dict[str, Any] = json.loads(lines[-1])
         return facts
     raise SessionError(
         f"{module} failed",
-        got=f"exit code {run.returncode}; " + "; ".join(last_lines(run.stderr)),
+        got=f"exit code {run.returncode}; " + "; ".join(last_lines(run.stderr or run.stdout)),
         remedy=f"run it by hand: {' '.join(command)}",
     )
 

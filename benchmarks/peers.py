@@ -47,18 +47,21 @@ RESULT = Path(__file__).parent / "results" / "peers.json"
 @click.option("--render", is_flag=True, help="Measure nothing: write the table of the document that is there.")
 def main(target: str, page: Path | None, render: bool, **values: Any) -> None:
     """Quantizes with every tool, measures all results in turns, and writes document and table."""
+    run = None if render else Run(_asked(**values))
     try:
-        document = recorded(Path(target)) if render else Run(_asked(**values)).document()
+        document = recorded(Path(target)) if run is None else run.document()
     except AlexnetDeployError as exc:
         click.echo(f"error: {exc}", err=True)
         sys.exit(exc.exit_code)
     if target == "-":
         click.echo(json.dumps(document, indent=1))
-    elif not render:
+    elif run is not None:
         write_json(Path(target), document)
     page = page or (Path(target).with_suffix(".md") if target != "-" else None)
     if page is not None:
         write_bytes(page, markdown(document).encode())
+    if run is not None:
+        run.work.forget_measured()
     for line in summary(document):
         click.echo(line, err=True)
 

@@ -379,6 +379,18 @@ def test_a_document_is_rendered_without_measuring(tmp_path: Path) -> None:
     assert (tmp_path / "peers.md").read_text() == markdown(document())
 
 
+def test_what_was_measured_is_forgotten_when_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "document", lambda run: run.work.measured("rows", 1, document))
+    measured = tmp_path / "work" / "measured" / "rows.json"
+    command = ["--workdir", str(tmp_path / "work"), "--without", "nncf", "--json"]
+    ran = CliRunner().invoke(peers.main, [*command, str(tmp_path / "nowhere" / "\0")])
+    assert ran.exit_code != 0 and measured.is_file(), "a document that could not be written is not lost"
+    ran = CliRunner().invoke(peers.main, [*command, str(tmp_path / "peers.json")])
+    assert ran.exit_code == 0 and not measured.exists()
+    assert json.loads((tmp_path / "peers.json").read_text()) == document()
+    assert (tmp_path / "peers.md").read_text() == markdown(document())
+
+
 @pytest.mark.parametrize(("text", "problem"), [(None, "there is no document"), ('{"schema": 1}', "got: schema 1")])
 def test_what_cannot_be_rendered_is_refused(tmp_path: Path, text: str | None, problem: str) -> None:
     path = tmp_path / "peers.json"
