@@ -19,7 +19,7 @@ def markdown(document: dict[str, Any]) -> str:
     parts = [
         "# Against the vendors' tools",
         "Made by `python -m benchmarks.peers` from [peers.json](peers.json); `--render` writes it anew.",
-        document["what"] + ".",
+        f"Of {document['what']}.",
         "## Ratios",
         ratios_table(document),
         "## FP32",
@@ -163,7 +163,7 @@ def summary(document: dict[str, Any]) -> list[str]:
     """A line a ratio, and a line for whatever is missing."""
     lines = [
         f"{_SUBJECTS[ratio['subject']]:5} {RUNTIMES[ratio['runtime']]:12} batch {ratio['batch']:2}: ours is "
-        f"{_ratio(ratio['ours_faster'])} faster, {ratio['what']} ({_named(ratio['other'])})"
+        f"{_ratio(ratio['ours_faster'])} as fast, {ratio['what']} ({_named(ratio['other'])})"
         for ratio in sorted(document["ratios"], key=lambda ratio: str(ratio["subject"]), reverse=True)
     ]
     return lines + [f"left out: {entry['peer']}: {entry['reason']}" for entry in document["left_out"]]

@@ -367,7 +367,7 @@ def test_the_page_has_everything_that_was_found() -> None:
 def test_the_summary_has_a_line_a_ratio_and_what_is_missing() -> None:
     lines = summary(document())
     assert len(lines) == 8
-    assert lines[0].startswith("LRN   ONNX Runtime batch  1: ours is 1.35x (1.35 to 1.35) faster")
+    assert lines[0].startswith("LRN   ONNX Runtime batch  1: ours is 1.35x (1.35 to 1.35) as fast")
     assert lines[-1].startswith("left out: modelopt: no space")
 
 
