@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: help setup demo test check format gpu-check bench lrn-table clean
+.PHONY: help setup demo test check format gpu-check bench peers lrn-table clean
 
 help:
 	@echo "make demo       set up, then take the shipped model the whole way to a report (artifacts/report.html)"
 	@echo "make test       set up, then run the tests"
 	@echo "make check      lint, formatting, types"
 	@echo "make bench      measure this machine anew and record it in benchmarks/results/"
+	@echo "make peers      measure against torch's export, quantize_static, NNCF and modelopt (some 14 GB of disk, once)"
 	@echo "make lrn-table  run every LRN implementation anew and record what it does in docs/lrn.md"
 	@echo "make gpu-check  what needs a GPU: build, run and compare there; one JSON and one Markdown file"
 	@echo "make setup      the set-up alone;  make clean  removes .venv and artifacts/"
@@ -40,6 +41,9 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.record
+
+peers: setup
+	$(BIN)/python -m benchmarks.peers
 
 lrn-table: setup
 	$(BIN)/python -m tests.lrn.table

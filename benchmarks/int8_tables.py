@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import peer_tables
 from benchmarks.blocks import DOCS, replace_block
+from benchmarks.peers import recorded
 
 RESULTS = Path(__file__).parent / "results"
 _TARGETS = {"onnxruntime-cpu": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt-rtx": "TensorRT-RTX (simulated)"}
@@ -20,9 +22,10 @@ def main() -> None:
             replace_block(DOCS / "int8.md", f"int8-{part}", accuracy_table(accuracy[part]))
     peers = RESULTS / "peers.json"
     if peers.is_file():
-        document = json.loads(peers.read_text())
-        replace_block(DOCS / "int8.md", "int8-peers", peers_table(document))
-        replace_block(DOCS / "int8.md", "int8-calibration", calibration_table(document))
+        document = recorded(peers)
+        page = f"{peer_tables.rows_table(document, 'int8')}\n\n{peer_tables.environment_line(document)}"
+        replace_block(DOCS / "int8.md", "int8-peers", page)
+        replace_block(DOCS / "int8.md", "int8-calibration", peer_tables.costs_table(document))
 
 
 def accuracy_table(part: dict[str, Any]) -> str:
@@ -50,53 +53,6 @@ def accuracy_table(part: dict[str, Any]) -> str:
 
 def _accuracy(row: dict[str, Any]) -> str:
     return f"{row['sqnr_db']:.1f} dB, {100 * row['agreement']:.2f} %, {100 * row['drop']:+.2f}"
-
-
-def peers_table(document: dict[str, Any]) -> str:
-    """One row a way, runtime and hint, with both batches."""
-    rows = document["rows"]
-    batches = sorted({row["batch"] for row in rows})
-    lines = [
-        "| runtime | way | "
-        + " | ".join(f"batch {batch} (ms) | ours is faster" for batch in batches)
-        + " | top-1 lost | as FP32 |",
-        "| --- | --- |" + " --- | --- |" * len(batches) + " --- | --- |",
-    ]
-    for runtime, hint, way in dict.fromkeys((row["runtime"], row["hint"], row["way"]) for row in rows):
-        found = {row["batch"]: row for row in rows if (row["runtime"], row["hint"], row["way"]) == (runtime, hint, way)}
-        cells = []
-        for batch in batches:
-            ratio, median = found[batch]["ours_faster"], found[batch]["latency_ms"]["median"]
-            cells += [f"{median:.1f}", f"{ratio['median']:.2f}x ({ratio['ci95'][0]:.2f} to {ratio['ci95'][1]:.2f})"]
-        first = found[batches[0]]
-        label = _TARGETS[runtime] + (f", {hint} hint" if hint else "")
-        lines.append(
-            f"| {label} | {way} | "
-            + " | ".join(cells)
-            + f" | {100 * first['drop']:+.2f} | {100 * first['agreement']:.2f} % |"
-        )
-    environment = document["environment"]
-    tools = ", ".join(
-        sorted({f"{n.split(',')[0]} {f['version']}" for n, f in document["peers"].items() if "version" in f})
-    )
-    packages = environment["packages"]
-    onnxruntime = packages.get("onnxruntime-gpu") or packages.get("onnxruntime")
-    lines += [
-        "",
-        f"{environment['cpu']}, {environment['cpus']} cores; {document['what']}; accuracy on",
-        f"{rows[0]['images']:,} test images. onnxruntime {onnxruntime}, openvino {packages.get('openvino')}, {tools}.",
-    ]
-    return "\n".join(lines)
-
-
-def calibration_table(document: dict[str, Any]) -> str:
-    """Seconds and peak memory of every run."""
-    lines = ["| tool | images | seconds | peak memory (GB) |", "| --- | --- | --- | --- |"]
-    for row in document["calibration"]:
-        lines.append(
-            f"| {row['tool']} | {row['images']} | {row['seconds']:.1f} | {row['peak_memory_bytes'] / 1e9:.2f} |"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

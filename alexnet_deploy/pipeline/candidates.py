@@ -16,7 +16,7 @@ from alexnet_deploy.pipeline.costs import Costs
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.runtimes.admission import NOT_RUN
 from alexnet_deploy.runtimes.open import ON_REQUEST, RUNTIMES
-from alexnet_deploy.runtimes.session import CUDA_GRAPH, THROUGHPUT, SessionSpec
+from alexnet_deploy.runtimes.session import BF16_HINT, CUDA_GRAPH, THROUGHPUT, SessionSpec
 from alexnet_deploy.specs import Lowering, Precision, Target
 
 _NO_BF16 = "this CPU has no bf16 multipliers; it would be emulated"
@@ -84,7 +84,7 @@ def _candidates(
 ) -> Iterator[Candidate]:
     reason = _why_not(deployment, runtime, precision)
     plain: str | None = None
-    for hint in _hints(runtime):
+    for hint in _hints(runtime, precision):
         spec = SessionSpec(
             runtime=runtime,
             precision=precision,
@@ -97,18 +97,21 @@ def _candidates(
             yield Candidate(spec=spec, reason=reason)
         else:
             try:
-                yield dataclasses.replace(_with_artifact(deployment, spec), same_as=plain)
+                same = plain if hint == THROUGHPUT else None
+                yield dataclasses.replace(_with_artifact(deployment, spec), same_as=same)
             except (PrecisionProofError, EngineError, GraphError) as exc:
                 # One artifact that cannot be made is a row that says so, not the end of all others.
                 yield Candidate(spec=spec, reason=str(exc), status="failed")
-        # More requests at once compute the same; a captured graph is a way of its own through the driver.
-        plain = spec.name if hint is None and runtime == "openvino" else plain
+        # More requests at once compute the same.
+        plain = spec.name if hint is None else plain
 
 
-def _hints(runtime: str) -> tuple[str | None, ...]:
+def _hints(runtime: str, precision: Precision) -> tuple[str | None, ...]:
     """What a runtime is told beyond the graph; a row each."""
     if runtime == "openvino":
-        return None, THROUGHPUT
+        # What INT8 leaves in float is computed in bf16 then.
+        halves = precision is Precision.INT8 and cpu_flags() & CPU_BF16_FLAGS
+        return (None, BF16_HINT, THROUGHPUT) if halves else (None, THROUGHPUT)
     return (None, CUDA_GRAPH) if runtime in _ENGINES and count_gpus() else (None,)
 
 
