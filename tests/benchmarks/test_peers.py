@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from alexnet_deploy.artifacts import passport_path
-from alexnet_deploy.bench.bench import BenchOptions
+from alexnet_deploy.bench.candidate import BenchOptions
 from alexnet_deploy.errors import InputError, RuntimeUnavailableError, SessionError
 from alexnet_deploy.progress import SILENT
 from benchmarks import peer_jobs, peer_run, peers
