@@ -1,0 +1,61 @@
+"""Which classes are confused, and the images on which a session and the reference differ."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from alexnet_deploy.report.markup import figure, heading, paragraph
+from alexnet_deploy.report.plots.confusion import confusion
+from alexnet_deploy.report.words import label_of_session
+
+
+def confusions(document: Mapping[str, Any]) -> str:
+    """The matrices of a session and of the reference, with what differs in edges."""
+    found = document.get("confusion")
+    if not found or not found["labels"]:
+        return ""
+    session, reference = (label_of_session(document, found[name]) for name in ("session", "reference"))
+    counts, before = found["counts"], found["reference_counts"]
+    changed = sum(a != b for row, other in zip(counts, before, strict=True) for a, b in zip(row, other, strict=True))
+    how = "Rows are what an image shows, columns what it was taken for. " + (
+        f"A red edge marks the {changed} cells in which the two differ." if changed else "The two are the same."
+    )
+    parts = []
+    for name, these, those in ((session, counts, before), (reference, before, counts)):
+        title = f"Confusion of {name}"
+        parts.append(f"<div>{heading(name)}{figure(title, confusion(found['labels'], these, those, title))}</div>")
+    return paragraph(how, "soft") + f'<div class="grid two">{"".join(parts)}</div>'
+
+
+def flips(document: Mapping[str, Any]) -> str:
+    """The images themselves."""
+    found = [entry for entry in document.get("flipped") or [] if _is_base64(entry["png"])]
+    if not found:
+        return ""
+    items = []
+    for entry in found:
+        session = label_of_session(document, entry["session"])
+        label, reference, predicted = (str(entry[name]) for name in ("label", "reference", "predicted"))
+        alt = f"image {entry['index']}, {label}; the reference says {reference}, {session} says {predicted}"
+        items.append(
+            f'<li><img src="data:image/png;base64,{entry["png"]}" width="96" height="96" alt="{escape(alt)}">'
+            f"<b>{escape(label)}</b><br>reference: {_said(reference, label)}<br>"
+            f"{escape(session)}: {_said(predicted, label)}</li>"
+        )
+    how = "Images on which a session says something else than the reference; ✓ is right, ✗ is wrong."
+    return paragraph(how, "soft") + f'<ul class="flips">{"".join(items)}</ul>'
+
+
+def _said(what: str, label: str) -> str:
+    return f"{escape(what)} {'✓' if what == label else '✗'}"
+
+
+def _is_base64(png: str) -> bool:
+    try:
+        return bool(base64.b64decode(png, validate=True))
+    except (binascii.Error, ValueError):
+        return False
