@@ -138,8 +138,10 @@ class Browser:
 
     def press(self, key: str, *, code: int) -> None:
         """Presses and lets go of a key, such as Tab with code 9."""
-        for kind in ("rawKeyDown", "keyUp"):
-            self.command("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+        # A key that types something, as Enter does, acts by what it types.
+        typed = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown" if typed else "rawKeyDown", "keyUp"):
+            self.command("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **typed)
 
     def screenshot(self, top: float = 0, height: float | None = None) -> bytes:
         """A PNG of the page's width from `top` on; of the whole rest where no height is given."""

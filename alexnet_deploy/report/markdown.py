@@ -16,6 +16,7 @@ from alexnet_deploy.report.words import (
     lost_and_won,
     megabytes,
     milliseconds,
+    moment,
     p_value,
     percent,
     plural,
@@ -28,7 +29,7 @@ from alexnet_deploy.report.words import (
 # What GitHub would take for markup, a link, a mention, an entity or the end of a cell.
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$&@!])")
 # Would begin a list or a heading, or make a bare address a link.
-_START = re.compile(r"^(\s*)([-+=]|\d+[.)])")
+_START = re.compile(r"^(\s*)([-+=]|\d+[.)](?=\s|$))")
 _ADDRESS = re.compile(r"(?i)\b(https?|ftp|www)([:.])")
 
 
@@ -73,7 +74,7 @@ def _listed(title: str, lines: Sequence[str]) -> str:
 def _head(document: Mapping[str, Any]) -> str:
     environment, data = document["environment"], document["data"]
     facts = (
-        f"Measured {document['made']} on {environment['cpu']}, {plural(environment['cpus'], 'CPU')}; "
+        f"Measured {moment(str(document['made']))} on {environment['cpu']}, {plural(environment['cpus'], 'CPU')}; "
         f"accuracy on {plural(data['images'], 'image')}: {data['name']}."
     )
     return f"# {escaped(document['model']['name'])}\n\n{escaped(facts)}"

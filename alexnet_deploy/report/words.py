@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +50,12 @@ def percent(fraction: float | None) -> str:
 def megabytes(size_bytes: float | None) -> str:
     """`56995843` as `57.0`; empty for None and 0."""
     return f"{size_bytes / 1e6:.1f}" if size_bytes else ""
+
+
+def moment(made: str) -> str:
+    """`2026-11-24T14:12:15+00:00` as `2026-11-24 14:12 UTC`; other texts as they are."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:\+00:00|Z)", made)
+    return f"{found[1]} {found[2]} UTC" if found else made
 
 
 def plural(count: int, noun: str) -> str:

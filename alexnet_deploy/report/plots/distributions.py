@@ -19,12 +19,15 @@ from alexnet_deploy.report.plots.canvas import (
     text,
     x_axis,
 )
+from alexnet_deploy.report.plots.labels import room_for, shortened
 from alexnet_deploy.report.rows import Row, quantile, rows_that_ran
 from alexnet_deploy.report.words import label_of, milliseconds
 
-_LEFT, _RIGHT, _TOP, _ROW, _BOTTOM = 196.0, WIDTH - 74.0, READOUT + 4.0, 36.0, 24.0
+_RIGHT, _TOP, _ROW, _BOTTOM = WIDTH - 74.0, READOUT + 4.0, 36.0, 24.0
 # The part of a row's height over which its turns are laid, the first one on top.
 _DOTS = 22.0
+# Beside a label: the sign of noise, and the shape of the precision.
+_MARK = 40.0
 
 
 def distributions(document: Mapping[str, Any], batch: int) -> str:
@@ -33,7 +36,9 @@ def distributions(document: Mapping[str, Any], batch: int) -> str:
     if not rows:
         return ""
     low, high = spread([value for row in rows for value in _extent(row)], 1.04, 1.04)
-    x = Scale(low=low, high=high, start=_LEFT, stop=_RIGHT, logarithmic=True)
+    x = Scale(
+        low=low, high=high, start=room_for([label_of(row) for row in rows]) + _MARK, stop=_RIGHT, logarithmic=True
+    )
     bottom = _TOP + len(rows) * _ROW
     parts = [above(f"ms at batch {batch}, logarithmic"), *x_axis(x, _TOP, bottom, "", lambda value: f"{value:g}")]
     rounds = document["options"].get("rounds") or 1
@@ -67,10 +72,10 @@ def _strip(row: Row, rounds: int, top: float, x: Scale) -> str:
         line(x(median), top + 3, x(median), top + _ROW - 3, "tick p50"),
         line(x(p90), middle - 8, x(p90), middle + 8, "whisker p90"),
         line(x(p99), middle - 5, x(p99), middle + 5, "whisker p99"),
-        shape(row["precision"], _LEFT - 12, middle, 5, hollow=row["hint"] not in (None, row["precision"])),
+        shape(row["precision"], x.start - 12, middle, 5, hollow=row["hint"] not in (None, row["precision"])),
     ]
     noisy = "~ " if latency["noisy"] else ""
-    label = text(_LEFT - 24, middle + 4, f"{noisy}{label_of(row)}", "label", "end")
+    label = text(x.start - 24, middle + 4, f"{noisy}{shortened(label_of(row))}", "label", "end")
     value = text(_RIGHT + 8, middle + 4, f"{milliseconds(median)} ms", "strong")
     return mark(row["runtime"], words, "".join(parts)) + label + value
 

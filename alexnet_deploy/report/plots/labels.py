@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from alexnet_deploy.report.plots.canvas import line, text
 
-# Of the 12 pixel type, on average.
-_LETTER, _LINE = 6.3, 14
+# Of the 12 pixel type: its lines, and its letters on average and in wide words.
+_LETTER, _LINE, _WIDE_LETTER = 6.6, 14, 6.8
+_LONGEST = 42
 _RADIUS = 8
-_TRIES = 26
+_TRIES = 11
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,16 @@ class Box:
         return across and self.top < other.bottom and other.top < self.bottom
 
 
+def shortened(words: str, most: int = _LONGEST) -> str:
+    """A label that has room in the column of `room_for`."""
+    return words if len(words) <= most else f"{words[: most - 1]}…"
+
+
+def room_for(words: Sequence[str]) -> float:
+    """The width of a column that holds these labels, shortened."""
+    return _WIDE_LETTER * max((len(shortened(label)) for label in words), default=0)
+
+
 def labels_beside(
     points: Sequence[tuple[float, float, str]], *, within: Box, kind: str = "label", taken: Sequence[Box] = ()
 ) -> list[str]:
@@ -37,7 +48,8 @@ def labels_beside(
     """
     boxes = [*taken, *(Box(x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS) for x, y, _ in points)]
     parts = []
-    for x, y, words in points:
+    for x, y, label in points:
+        words = shortened(label)
         found = _place(x, y, _LETTER * len(words), within, boxes)
         if found is None:
             continue
@@ -83,5 +95,5 @@ def names_at(ends: Sequence[tuple[float, float, str]], right: float, top: float,
     parts = []
     for (x, y, words), height in zip(ordered, heights, strict=True):
         parts.append(line(x + 9, y, right - 4, height, "leader"))
-        parts.append(text(right, height + 4, words, "label"))
+        parts.append(text(right, height + 4, shortened(words), "label"))
     return parts

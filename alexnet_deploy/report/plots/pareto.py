@@ -65,6 +65,7 @@ def _row(document: Mapping[str, Any], row: Row, px: float, py: float, x: Scale, 
         f"{label_of(row)}: {milliseconds(latency['median'])} ms ({milliseconds(low)} to {milliseconds(high)}), "
         f"{percent(accuracy_of(document, row))}{', on the front' if on_front else ''}"
         f"{', noisy' if latency['noisy'] else ''}"
+        f"{', under load' if row.get('in_flight', 1) > 1 else ''}"
     )
     ring = f'<circle class="on-front" cx="{px:.1f}" cy="{py:.1f}" r="10"/>' if on_front else ""
     drawn = line(x(low), py, x(high), py, "whisker") + ring

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,11 +18,11 @@ from alexnet_deploy.report.plots.canvas import (
     x_axis,
     y_axis,
 )
-from alexnet_deploy.report.plots.labels import names_at
+from alexnet_deploy.report.plots.labels import names_at, room_for
 from alexnet_deploy.report.rows import Row
 from alexnet_deploy.report.words import label_of, percent, session_of, with_prefix
 
-_LEFT, _RIGHT, _TOP, _PLOT, _BOTTOM = 52.0, WIDTH - 190.0, READOUT + 8.0, 360.0, 48.0
+_LEFT, _TOP, _PLOT, _BOTTOM = 52.0, READOUT + 8.0, 360.0, 48.0
 _STYLED = ("fp32", "fp16", "bf16", "int8", "fp8")
 
 
@@ -30,27 +31,28 @@ def roofline(document: Mapping[str, Any]) -> str:
     peaks, rows = document.get("peaks"), rows_with_limits(document)
     if not peaks or not rows:
         return ""
+    right = WIDTH - room_for([label_of(row) for row in rows]) - 20
     bandwidth, roofs = float(peaks["read_bytes_per_second"]), peaks["macs_per_second"]
     at = [(_intensity(row), _attained(row)) for row in rows]
     ridges = [value / bandwidth for value in roofs.values()]
     x_low, x_high = spread([intensity for intensity, _ in at] + ridges, 2.5, 2.5)
     y_low, y_high = spread([value for _, value in at] + list(roofs.values()), 2.0, 1.5)
-    x = Scale(low=x_low, high=x_high, start=_LEFT, stop=_RIGHT, logarithmic=True)
+    x = Scale(low=x_low, high=x_high, start=_LEFT, stop=right, logarithmic=True)
     y = Scale(low=y_low, high=y_high, start=_TOP + _PLOT, stop=_TOP, logarithmic=True)
     parts = [
         *x_axis(x, _TOP, y.start, "multiply-adds per byte moved, logarithmic", lambda value: f"{value:g}", 9),
-        *y_axis(y, _LEFT, _RIGHT, "multiply-adds per second, logarithmic", lambda value: with_prefix(value).strip(), 8),
+        *y_axis(y, _LEFT, right, "multiply-adds per second, logarithmic", lambda value: with_prefix(value).strip(), 8),
         *_roofs(bandwidth, roofs, x, y),
     ]
     places = [(x(intensity), y(attained)) for intensity, attained in at]
     for row, place, (_, attained) in zip(rows, places, at, strict=True):
         hollow = row["hint"] not in (None, row["precision"])
         parts.append(mark(row["runtime"], _words(row, attained), shape(row["precision"], *place, hollow=hollow)))
-    parts += _sessions(rows, places, y)
+    parts += _sessions(rows, places, x, y)
     return svg(WIDTH, y.start + _BOTTOM, "roofline", parts)
 
 
-def _sessions(rows: Sequence[Row], places: Sequence[tuple[float, float]], y: Scale) -> list[str]:
+def _sessions(rows: Sequence[Row], places: Sequence[tuple[float, float]], x: Scale, y: Scale) -> list[str]:
     """Lines through the batch sizes of each session, and its name at the end."""
     sessions: dict[str, list[tuple[int, tuple[float, float], Row]]] = {}
     for row, place in zip(rows, places, strict=True):
@@ -62,7 +64,7 @@ def _sessions(rows: Sequence[Row], places: Sequence[tuple[float, float]], y: Sca
         label, runtime = label_of(found[-1][2]), found[-1][2]["runtime"]
         parts.append(mark(runtime, label, f'<path class="line thin" d="{path}"/>', focus=False))
         ends.append((*found[-1][1], label))
-    return parts + names_at(ends, _RIGHT + 18, _TOP + 4, max(y.start, _TOP + 15 * len(ends)))
+    return parts + names_at(ends, x.stop + 18, _TOP + 4, max(y.start, _TOP + 15 * len(ends)))
 
 
 def rows_with_limits(document: Mapping[str, Any]) -> list[Row]:
@@ -92,17 +94,20 @@ def _roofs(bandwidth: float, roofs: Mapping[str, float], x: Scale, y: Scale) -> 
     top = max(roofs.values())
     # The diagonal, from where it enters the picture to the highest ridge.
     start = max(x.low, y.low / bandwidth)
-    first, last = (f"{x(at):.1f} {y(at * bandwidth):.1f}" for at in (start, top / bandwidth))
+    (x1, y1), (x2, y2) = ((x(at), y(at * bandwidth)) for at in (start, top / bandwidth))
+    words = f"memory {with_prefix(bandwidth)}B/s"
+    # Its name runs along its upper side, where no mark can be.
+    turn = (
+        f"translate({(x1 + x2) / 2:.1f} {(y1 + y2) / 2:.1f}) rotate({math.degrees(math.atan2(y2 - y1, x2 - x1)):.1f})"
+    )
     parts = [
-        f'<path class="roof memory" d="M{first}L{last}"><title>memory: {with_prefix(bandwidth)}B/s</title></path>',
+        f'<path class="roof memory" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"><title>{words}</title></path>',
+        f'<g transform="{turn}">{text(0, -6, words, "strong", "middle")}</g>',
     ]
     for precision, peak in roofs.items():
         kind = precision if precision in _STYLED else ""
+        ridge = x(peak / bandwidth)
         words = f"{str(precision).upper()} {with_prefix(peak)}MAC/s"
-        parts.append(
-            f'<path class="roof {kind}" d="M{x(peak / bandwidth):.1f} {y(peak):.1f}H{_RIGHT:.1f}"></path>'
-            + text(_RIGHT - 2, y(peak) - 5, words, "strong", "end")
-        )
-    middle = start * (top / bandwidth / start) ** 0.12
-    parts.append(text(x(middle) + 10, y(middle * bandwidth) + 6, f"memory {with_prefix(bandwidth)}B/s", "strong"))
+        parts.append(f'<path class="roof {kind}" d="M{ridge:.1f} {y(peak):.1f}H{x.stop:.1f}"/>')
+        parts.append(text(ridge + 8, y(peak) - 5, words, "strong"))
     return parts

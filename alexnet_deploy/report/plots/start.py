@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from alexnet_deploy.report.plots.canvas import READOUT, WIDTH, Scale, mark, rect, svg, text
+from alexnet_deploy.report.plots.labels import room_for, shortened
 from alexnet_deploy.report.words import label_of
 
-_LEFT, _ROW, _TOP, _BAR = 190.0, 26.0, READOUT + 4.0, 15.0
-_TIME, _MEMORY, _FIGURE = 250.0, 130.0, 76.0
+_ROW, _TOP, _BAR = 26.0, READOUT + 4.0, 15.0
+# Widths: the share of time in what the labels leave, and the figures behind the bars.
+_TIME_SHARE, _FIGURE = 0.64, 64.0
 
 
 def start_and_memory(sessions: list[dict[str, Any]]) -> str:
@@ -18,12 +20,13 @@ def start_and_memory(sessions: list[dict[str, Any]]) -> str:
         return ""
     longest = max((entry["cold_start_ms"] or 0.0 for entry in sessions), default=0.0) or 1.0
     most = max((entry["peak_memory_bytes"] or 0.0 for entry in sessions), default=0.0) or 1.0
-    memory_left = _LEFT + _TIME + _FIGURE
-    times = Scale(low=0, high=longest, start=_LEFT, stop=_LEFT + _TIME)
-    memory = Scale(low=0, high=most, start=memory_left, stop=memory_left + _MEMORY)
+    left = room_for([label_of(entry) for entry in sessions]) + 10
+    room = WIDTH - left - 2 * _FIGURE
+    times = Scale(low=0, high=longest, start=left, stop=left + _TIME_SHARE * room)
+    memory = Scale(low=0, high=most, start=times.stop + _FIGURE, stop=WIDTH - _FIGURE)
     parts = [
-        text(_LEFT, 14, "load, then first inference (lighter), in ms", "title"),
-        text(memory_left, 14, "peak memory in MB", "title"),
+        text(times.start, 14, "load, then first inference (lighter), in ms", "title"),
+        text(memory.start, 14, "peak memory in MB", "title"),
     ]
     for index, entry in enumerate(sorted(sessions, key=lambda entry: entry["cold_start_ms"] or 0.0)):
         parts.append(_session(entry, _TOP + index * _ROW, times, memory))
@@ -36,11 +39,13 @@ def _session(entry: Mapping[str, Any], top: float, times: Scale, memory: Scale) 
     split = f"load {load:,.0f} ms, first inference {first:,.0f} ms" if load else f"cold start {total:,.0f} ms"
     words = f"{label_of(entry)}: {split}" + (f", peak memory {peak / 1e6:,.0f} MB" if peak else "")
     loaded = times(load if load else total)
-    parts = rect(_LEFT, top, loaded - _LEFT, _BAR, "bar")
+    parts = rect(times.start, top, loaded - times.start, _BAR, "bar")
     parts += rect(loaded, top, times(total) - loaded, _BAR, "bar second")
     parts += rect(memory.start, top, memory(peak) - memory.start, _BAR, "bar")
     base = top + _BAR - 3
-    outside = text(_LEFT - 8, base, label_of(entry), "label", "end") + text(times(total) + 6, base, f"{total:,.0f}")
+    outside = text(times.start - 8, base, shortened(label_of(entry)), "label", "end") + text(
+        times(total) + 6, base, f"{total:,.0f}"
+    )
     if peak:
         outside += text(memory(peak) + 6, base, f"{peak / 1e6:,.0f}")
     return mark(entry["runtime"], words, parts) + outside

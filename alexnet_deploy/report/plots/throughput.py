@@ -17,11 +17,11 @@ from alexnet_deploy.report.plots.canvas import (
     text,
     y_axis,
 )
-from alexnet_deploy.report.plots.labels import names_at
+from alexnet_deploy.report.plots.labels import names_at, room_for
 from alexnet_deploy.report.rows import Row, batches_that_ran
 from alexnet_deploy.report.words import label_of, session_of
 
-_LEFT, _RIGHT, _TOP, _PLOT, _BOTTOM = 48.0, WIDTH - 214.0, READOUT + 8.0, 340.0, 48.0
+_LEFT, _TOP, _PLOT, _BOTTOM = 48.0, READOUT + 8.0, 340.0, 48.0
 _LINE = 15.0
 
 
@@ -31,26 +31,23 @@ def throughput(document: Mapping[str, Any]) -> str:
     lines = _lines(document)
     if len(batches) < 2 or not lines:
         return ""
+    names = [f"{label_of(rows[-1])}: {rows[-1]['throughput_ips']:,.0f}" for rows in lines]
+    right = WIDTH - room_for(names) - 20
     height = max(_PLOT, _LINE * len(lines))
     low, high = spread([float(row["throughput_ips"]) for rows in lines for row in rows], 1.2, 1.2)
-    x = Scale(low=batches[0] / 1.08, high=batches[-1] * 1.08, start=_LEFT, stop=_RIGHT, logarithmic=True)
+    x = Scale(low=batches[0] / 1.08, high=batches[-1] * 1.08, start=_LEFT, stop=right, logarithmic=True)
     y = Scale(low=low, high=high, start=_TOP + height, stop=_TOP, logarithmic=True)
-    parts = y_axis(y, _LEFT, _RIGHT, "images per second, logarithmic", lambda value: f"{value:g}")
-    parts.append(text((_LEFT + _RIGHT) / 2, y.start + 36, "batch size, logarithmic", "axis", "middle"))
+    parts = y_axis(y, _LEFT, right, "images per second, logarithmic", lambda value: f"{value:g}")
+    parts.append(text((_LEFT + right) / 2, y.start + 36, "batch size, logarithmic", "axis", "middle"))
     for batch in batches:
         parts.append(line(x(batch), _TOP, x(batch), y.start, "grid-line"))
         parts.append(text(x(batch), y.start + 17, str(batch), "axis", "middle"))
     for rows in lines:
         parts.append(_line(rows, x, y))
     ends = [
-        (
-            x(rows[-1]["batch"]),
-            y(rows[-1]["throughput_ips"]),
-            f"{label_of(rows[-1])}: {rows[-1]['throughput_ips']:,.0f}",
-        )
-        for rows in lines
+        (x(rows[-1]["batch"]), y(rows[-1]["throughput_ips"]), name) for rows, name in zip(lines, names, strict=True)
     ]
-    parts += names_at(ends, _RIGHT + 18, _TOP + 4, y.start)
+    parts += names_at(ends, right + 18, _TOP + 4, y.start)
     return svg(WIDTH, y.start + _BOTTOM, "throughput against batch size", parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alexnet_deploy.report.markup import figure, heading, runtime_cell, table
+from alexnet_deploy.report.markup import figure, heading, paragraph, runtime_cell, table
 from alexnet_deploy.report.plots.canvas import shapes_in_words
 from alexnet_deploy.report.plots.distributions import distributions
 from alexnet_deploy.report.plots.pareto import pareto
@@ -22,31 +22,32 @@ _HEAD = (
 def fronts(document: Mapping[str, Any]) -> str:
     """Latency against accuracy, a picture a batch size."""
     images = document["data"]["images"]
-    one = f"One image is {100 / images:.2g} points. " if images else ""
     parts = []
     for batch in batches_that_ran(document):
-        shapes = shapes_in_words([row["precision"] for row in rows_that_ran(document, batch)])
-        caption = (
-            f"Left is faster, up is more accurate. {shapes}; a hollow mark is the row with the hint that its label "
-            "names, a ring and the broken line mark the front, the rows that no other beats in both. Whiskers: 95 % "
-            f"interval of the median. {one}Point at a mark, or reach it with Tab, to read it."
-        )
         label = f"Latency against {accuracy_name(document)} at batch {batch}"
-        parts.append(_under(f"Batch {batch}", figure(label, pareto(document, batch), caption)))
-    return "".join(parts)
+        parts.append(_under(f"Batch {batch}", figure(label, pareto(document, batch))))
+    shapes = shapes_in_words([row["precision"] for row in document["rows"] if row["status"] == "ok"])
+    one = f" One image is {100 / images:.2g} points." if images else ""
+    how = (
+        f"Left is faster, up is more accurate. {shapes}; a hollow mark is the row with a hint. Rings and the broken line "
+        "mark the front: the rows that no other beats in both. Whiskers are the 95\u00a0% interval of the median."
+        f"{one} Point at a mark, or reach it with Tab, to read it."
+    )
+    return paragraph(how, "soft") + "".join(parts) if any(parts) else ""
 
 
 def strips(document: Mapping[str, Any]) -> str:
     """Every sample, a picture a batch size."""
-    caption = (
+    how = (
         "Each dot is one run; those of the first turn lie on top, so that a drift of the machine shows as a slope. The "
         "band holds the middle half, the tall line is the median, the shorter ones are p90 and p99. ~ marks a noisy "
         "row: its band is wider than a tenth of the median."
     )
-    return "".join(
-        _under(f"Batch {batch}", figure(f"Latencies at batch {batch}", distributions(document, batch), caption))
+    parts = [
+        _under(f"Batch {batch}", figure(f"Latencies at batch {batch}", distributions(document, batch)))
         for batch in batches_that_ran(document)
-    )
+    ]
+    return paragraph(how, "soft") + "".join(parts) if any(parts) else ""
 
 
 def lines(document: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from alexnet_deploy.report.words import (
     label_of,
     megabytes,
     milliseconds,
+    moment,
     p_value,
     percent,
     plural,
@@ -34,7 +35,7 @@ def header(document: Mapping[str, Any]) -> str:
     model, data, environment = document["model"], document["data"], document["environment"]
     skipped = f" ({data['skipped']} skipped)" if data.get("skipped") else ""
     facts = (
-        f"Measured {document['made']} on {environment['cpu']}, {plural(environment['cpus'], 'CPU')}; "
+        f"Measured {moment(str(document['made']))} on {environment['cpu']}, {plural(environment['cpus'], 'CPU')}; "
         f"accuracy on {plural(data['images'], 'image')}{skipped}: {data['name']}."
     )
     return f"<header><h1>{escape(str(model['name']))}</h1>{paragraph(facts, 'soft')}</header>"
