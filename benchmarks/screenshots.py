@@ -38,7 +38,9 @@ SHOTS = (
     Shot(name="report.png", first="header", last="#front figure", height=1400),
     Shot(name="report-latency.png", first="#latency", last="#latency figure"),
     Shot(name="report-layers.png", first="#layers", last="#layers .grid"),
-    Shot(name="report-dark.png", first="#roofline", last="#roofline figure", scheme="dark"),
+    Shot(name="report-roofline.png", first="#roofline", last="#roofline figure"),
+    Shot(name="report-calibration.png", first="#calibration", last="#calibration .grid"),
+    Shot(name="report-dark.png", first="#throughput", last="#throughput figure", scheme="dark"),
     Shot(name="report-phone.png", first="header", last="#front", width=360, height=740, scale=2.0),
 )
 

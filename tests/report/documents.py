@@ -244,6 +244,17 @@ def crowded_document(rows: int = 40) -> dict[str, Any]:
     return crowded
 
 
+def many_classes_document(classes: int = 50) -> dict[str, Any]:
+    """As many classes as a confusion matrix is made of."""
+    values = whole_document()
+    counts = [
+        [(90 if row == column else (row + column) % 7 == 0) * 1 for column in range(classes)] for row in range(classes)
+    ]
+    labels = [f"a class with a long name {index}" for index in range(classes)]
+    values["confusion"] |= {"labels": labels, "counts": counts, "reference_counts": counts}
+    return values
+
+
 def spoiled(value: Any, inside: str = "") -> Any:
     """The same with markup at the end of every text; equal texts stay equal, so that all still belongs together."""
     if isinstance(value, dict):

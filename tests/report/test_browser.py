@@ -10,7 +10,15 @@ import pytest
 
 from alexnet_deploy.report.html import page_from_bench
 from benchmarks.chromium import NAMES, Browser, BrowserError, find_chromium
-from tests.report.documents import BATCHES, crowded_document, document, skipped, spoiled, whole_document
+from tests.report.documents import (
+    BATCHES,
+    crowded_document,
+    document,
+    many_classes_document,
+    skipped,
+    spoiled,
+    whole_document,
+)
 
 PHONE, DESK = (360, 740), (1280, 900)
 
@@ -47,6 +55,7 @@ DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "schema 1": document,
     "hostile": lambda: spoiled(whole_document()),
     "crowded": crowded_document,
+    "many classes": many_classes_document,
     "nothing ran": nothing_ran,
 }
 
@@ -90,7 +99,7 @@ def test_the_text_of_pictures_can_be_read(show: Callable[..., Browser], size: tu
     assert smallest >= 10.9
 
 
-@pytest.mark.parametrize("make", [whole_document, crowded_document])
+@pytest.mark.parametrize("make", [whole_document, crowded_document, many_classes_document])
 def test_the_text_of_pictures_is_not_clipped(show: Callable[..., Browser], make: Callable[[], dict[str, Any]]) -> None:
     page = show(make())
     clipped = page.evaluate(

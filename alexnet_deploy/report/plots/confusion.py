@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 
 from alexnet_deploy.report.plots.canvas import rect, svg, text
 
@@ -39,8 +40,6 @@ def confusion(
 
 
 def _cell(where: tuple[float, float], count: int, before: int, largest: int, words: str) -> str:
-    from html import escape
-
     x, y = where
     # A square root, so that the few mistakes can be told from none beside the many that are right.
     share = 0.06 + 0.86 * math.sqrt(count / largest) if count and largest else 0.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from alexnet_deploy.report.plots.canvas import READOUT, Scale, above, line, mark, rect, svg, text
 
-_WIDTH, _LEFT, _RIGHT, _ROW, _TOP, _BAR = 400.0, 78.0, 256.0, 20.0, READOUT, 13.0
+_WIDTH, _LEFT, _RIGHT, _ROW, _TOP, _BAR = 344.0, 70.0, 206.0, 20.0, READOUT, 13.0
 
 
 def layers(profile: Mapping[str, Any], longest_ms: float, label: str) -> str:
@@ -16,7 +16,7 @@ def layers(profile: Mapping[str, Any], longest_ms: float, label: str) -> str:
     bars.append({"name": "other", "ms": profile["other_ms"], "limit_ms": None, "bound": None})
     scale = Scale(low=0, high=max(longest_ms, 1e-9), start=_LEFT, stop=_RIGHT)
     total = profile["total_ms"] or 1.0
-    parts = [above("ms · share of the limit reached, and what bounds it")]
+    parts = [above("ms · share of the limit, and what bounds it")]
     parts += [_layer(bar, total, _TOP + index * _ROW, scale) for index, bar in enumerate(bars)]
     return svg(_WIDTH, _TOP + len(bars) * _ROW + 4, label, parts, "half")
 
@@ -43,7 +43,7 @@ def _layer(bar: Mapping[str, Any], total: float, top: float, scale: Scale) -> st
     end = max(scale(ms), scale(limit) if limit is not None else 0.0)
     base = top + _BAR - 2
     name = str(bar["name"])
-    shown = name if len(name) <= 11 else f"{name[:10]}…"
+    shown = name if len(name) <= 9 else f"{name[:8]}…"
     outside = text(_LEFT - 7, base, shown, "label", "end") + text(end + 6, base, figure, "axis")
     # The figures stand beside the bars: seventy stops of the Tab key would be in the way of everything below.
     return mark("", words, drawn, focus=False) + outside

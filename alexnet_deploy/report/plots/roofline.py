@@ -29,10 +29,11 @@ _STYLED = ("fp32", "fp16", "bf16", "int8", "fp8")
 def roofline(document: Mapping[str, Any]) -> str:
     """One mark a row with a limit, below the roofs of the precisions; empty without peaks or rows."""
     peaks, rows = document.get("peaks"), rows_with_limits(document)
-    if not peaks or not rows:
+    roofs = roofs_of(document)
+    if not peaks or not rows or not roofs:
         return ""
     right = WIDTH - room_for([label_of(row) for row in rows]) - 20
-    bandwidth, roofs = float(peaks["read_bytes_per_second"]), peaks["macs_per_second"]
+    bandwidth = float(peaks["read_bytes_per_second"])
     at = [(_intensity(row), _attained(row)) for row in rows]
     ridges = [value / bandwidth for value in roofs.values()]
     x_low, x_high = spread([intensity for intensity, _ in at] + ridges, 2.5, 2.5)
@@ -67,6 +68,12 @@ def _sessions(rows: Sequence[Row], places: Sequence[tuple[float, float]], x: Sca
     return parts + names_at(ends, x.stop + 18, _TOP + 4, max(y.start, _TOP + 15 * len(ends)))
 
 
+def roofs_of(document: Mapping[str, Any]) -> dict[str, float]:
+    """The peak of each precision that the machine has."""
+    found = (document.get("peaks") or {}).get("macs_per_second") or {}
+    return {str(precision): float(peak) for precision, peak in found.items() if peak}
+
+
 def rows_with_limits(document: Mapping[str, Any]) -> list[Row]:
     """The rows that ran and whose work has been counted."""
     rows = [row for row in document["rows"] if row["status"] == "ok" and row.get("roofline")]
@@ -97,17 +104,17 @@ def _roofs(bandwidth: float, roofs: Mapping[str, float], x: Scale, y: Scale) -> 
     (x1, y1), (x2, y2) = ((x(at), y(at * bandwidth)) for at in (start, top / bandwidth))
     words = f"memory {with_prefix(bandwidth)}B/s"
     # Its name runs along its upper side, where no mark can be.
-    turn = (
-        f"translate({(x1 + x2) / 2:.1f} {(y1 + y2) / 2:.1f}) rotate({math.degrees(math.atan2(y2 - y1, x2 - x1)):.1f})"
-    )
+    angle = math.atan2(y2 - y1, x2 - x1)
+    middle = ((x1 + x2) / 2 + 6 * math.sin(angle), (y1 + y2) / 2 - 6 * math.cos(angle))
+    turn = f"translate({middle[0]:.1f} {middle[1]:.1f}) rotate({math.degrees(angle):.1f})"
     parts = [
         f'<path class="roof memory" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"><title>{words}</title></path>',
-        f'<g transform="{turn}">{text(0, -6, words, "strong", "middle")}</g>',
+        f'<g transform="{turn}">{text(0, 0, words, "strong", "middle")}</g>',
     ]
     for precision, peak in roofs.items():
         kind = precision if precision in _STYLED else ""
         ridge = x(peak / bandwidth)
-        words = f"{str(precision).upper()} {with_prefix(peak)}MAC/s"
+        words = f"{precision.upper()} {with_prefix(peak)}MAC/s"
         parts.append(f'<path class="roof {kind}" d="M{ridge:.1f} {y(peak):.1f}H{x.stop:.1f}"/>')
         parts.append(text(ridge + 8, y(peak) - 5, words, "strong"))
     return parts

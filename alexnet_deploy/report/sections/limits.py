@@ -9,7 +9,7 @@ from typing import Any
 from alexnet_deploy.report.markup import figure, heading, paragraph, scrolled, table
 from alexnet_deploy.report.plots.canvas import shapes_in_words
 from alexnet_deploy.report.plots.layers import layers, longest_layer
-from alexnet_deploy.report.plots.roofline import roofline, rows_with_limits
+from alexnet_deploy.report.plots.roofline import roofline, roofs_of, rows_with_limits
 from alexnet_deploy.report.words import label_of_session, with_prefix
 
 
@@ -56,10 +56,7 @@ def roofs(document: Mapping[str, Any]) -> str:
     )
     how = peaks.get("with") or {}
     rows = [["read", f"{with_prefix(peaks['read_bytes_per_second'])}B/s", str(how.get("read", ""))]]
-    rows += [
-        [str(name), f"{with_prefix(value)}MAC/s", str(how.get(name, ""))]
-        for name, value in peaks["macs_per_second"].items()
-    ]
+    rows += [[name, f"{with_prefix(value)}MAC/s", str(how.get(name, ""))] for name, value in roofs_of(document).items()]
     title = f"Peaks of {peaks['device']} with {peaks['threads']} threads"
     return (
         figure("Roofline", picture, caption)

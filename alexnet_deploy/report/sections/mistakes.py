@@ -18,17 +18,20 @@ def confusions(document: Mapping[str, Any]) -> str:
     found = document.get("confusion")
     if not found or not found["labels"]:
         return ""
-    session, reference = (label_of_session(document, found[name]) for name in ("session", "reference"))
-    counts, before = found["counts"], found["reference_counts"]
+    session, counts, before = label_of_session(document, found["session"]), found["counts"], found["reference_counts"]
+    how = "Rows are what an image shows, columns what it was taken for."
+    if not before:
+        return paragraph(how, "soft") + _matrix(session, found["labels"], counts, None)
     changed = sum(a != b for row, other in zip(counts, before, strict=True) for a, b in zip(row, other, strict=True))
-    how = "Rows are what an image shows, columns what it was taken for. " + (
-        f"A red edge marks the {changed} cells in which the two differ." if changed else "The two are the same."
-    )
-    parts = []
-    for name, these, those in ((session, counts, before), (reference, before, counts)):
-        title = f"Confusion of {name}"
-        parts.append(f"<div>{heading(name)}{figure(title, confusion(found['labels'], these, those, title))}</div>")
-    return paragraph(how, "soft") + f'<div class="grid two">{"".join(parts)}</div>'
+    how += f" A red edge marks the {changed} cells in which the two differ." if changed else " The two are the same."
+    reference = label_of_session(document, found["reference"])
+    both = _matrix(session, found["labels"], counts, before) + _matrix(reference, found["labels"], before, counts)
+    return paragraph(how, "soft") + f'<div class="grid two">{both}</div>'
+
+
+def _matrix(name: str, labels: list[str], counts: list[list[int]], other: list[list[int]] | None) -> str:
+    title = f"Confusion of {name}"
+    return f"<div>{heading(name)}{figure(title, confusion(labels, counts, other, title))}</div>"
 
 
 def flips(document: Mapping[str, Any]) -> str:
