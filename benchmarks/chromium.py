@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+NAMES = ("chromium", "google-chrome-stable", "google-chrome", "chrome")
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
@@ -36,7 +36,9 @@ class BrowserError(RuntimeError):
 
 def find_chromium() -> str | None:
     """The path of a Chromium, or None."""
-    return next((path for path in map(shutil.which, NAMES) if path), None)
+    found = [path for path in map(shutil.which, NAMES) if path]
+    # A snap has a /tmp of its own, in which our pages are not.
+    return next((path for path in found if Path(path).resolve().name != "snap"), None)
 
 
 class Browser:
@@ -68,15 +70,26 @@ class Browser:
         os.close(to_us)
 
     def __enter__(self) -> Self:
+        try:
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _attach(self) -> None:
         target = self.command("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.command(f"{domain}.enable")
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the browser and its children."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)

@@ -78,6 +78,11 @@ def test_a_page_loads_in_silence_and_never_scrolls_sideways(
     assert outside == 0
 
 
+def test_a_program_that_is_no_browser_is_an_error() -> None:
+    with pytest.raises(BrowserError, match="went away"), Browser("/bin/true"):
+        raise AssertionError
+
+
 def test_a_browser_tells_what_goes_wrong(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "bad.html").write_text(
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'"><script>throw 1</script>'

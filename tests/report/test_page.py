@@ -11,6 +11,7 @@ import pytest
 from alexnet_deploy.pipeline.demo import write_bench
 from alexnet_deploy.report.html import page_from_bench
 from alexnet_deploy.report.style import RUNTIME_COLOURS, stylesheet
+from alexnet_deploy.report.words import moment
 from tests.report.documents import (
     HOSTILE,
     crowded_document,
@@ -160,6 +161,37 @@ def test_the_style_sheet_has_each_colour_for_light_and_for_dark() -> None:
     assert "prefers-color-scheme:dark" in style and "</" not in style
     used, defined = set(re.findall(r"var\((--[\w-]+)", style)), set(re.findall(r"(--[\w-]+):", style))
     assert used <= defined
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, as WCAG 2.2 defines it."""
+
+    def shine(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((shine(one), shine(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("runtime", RUNTIME_COLOURS)
+def test_every_runtime_can_be_seen_on_its_paper(runtime: str) -> None:
+    light, dark = RUNTIME_COLOURS[runtime]
+    assert contrast(light, "#ffffff") >= 4.5 and contrast(dark, "#14171b") >= 4.5
+
+
+@pytest.mark.parametrize(
+    ("made", "shown"),
+    [
+        ("2026-11-24T14:12:15+00:00", "2026-11-24 14:12 UTC"),
+        ("2026-11-24T14:12:15.123456Z", "2026-11-24 14:12 UTC"),
+        ("2026-11-24T14:12:15+02:00", "2026-11-24T14:12:15+02:00"),
+        ("yesterday", "yesterday"),
+    ],
+)
+def test_the_moment_is_readable(made: str, shown: str) -> None:
+    assert moment(made) == shown
 
 
 def test_a_page_without_labels_shows_agreement() -> None:

@@ -24,6 +24,9 @@ _SHAPES = {
 }
 _OTHER_SHAPE = ("✖", "M-1.1-.6-.6-1.1 0-.5.6-1.1 1.1-.6.5 0 1.1.6.6 1.1 0 .5-.6 1.1-1.1.6-.5 0Z")
 
+# A logarithmic scale over less than this factor has too few round powers to be read.
+_NARROW = 4.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -49,6 +52,8 @@ class Scale:
 
 
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
+    if high / low < _NARROW:
+        return _even_ticks(low, high, most)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     every = 1
     for steps in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
@@ -64,7 +69,7 @@ def _even_ticks(low: float, high: float, most: int) -> list[float]:
     step = 10 ** math.floor(math.log10((high - low) / most))
     step = next(s for s in (step, 2 * step, 5 * step, 10 * step, 20 * step) if (high - low) / s <= most)
     first = math.ceil(low / step - 1e-9)
-    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def spread(values: Sequence[float], below: float, above: float) -> tuple[float, float]:

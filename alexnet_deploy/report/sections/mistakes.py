@@ -12,6 +12,9 @@ from alexnet_deploy.report.markup import figure, heading, paragraph
 from alexnet_deploy.report.plots.confusion import confusion
 from alexnet_deploy.report.words import label_of_session
 
+# More classes than these have no room for two matrices in a line.
+_BESIDE_EACH_OTHER = 12
+
 
 def confusions(document: Mapping[str, Any]) -> str:
     """The matrices of a session and of the reference, with what differs in edges."""
@@ -26,7 +29,8 @@ def confusions(document: Mapping[str, Any]) -> str:
     how += f" A red edge marks the {changed} cells in which the two differ." if changed else " The two are the same."
     reference = label_of_session(document, found["reference"])
     both = _matrix(session, found["labels"], counts, before) + _matrix(reference, found["labels"], before, counts)
-    return paragraph(how, "soft") + f'<div class="grid two">{both}</div>'
+    beside = len(found["labels"]) <= _BESIDE_EACH_OTHER
+    return paragraph(how, "soft") + (f'<div class="grid two">{both}</div>' if beside else both)
 
 
 def _matrix(name: str, labels: list[str], counts: list[list[int]], other: list[list[int]] | None) -> str:
