@@ -53,7 +53,7 @@ def strips(document: Mapping[str, Any]) -> str:
 def lines(document: Mapping[str, Any]) -> str:
     """Throughput against the batch size; empty for one batch size."""
     caption = (
-        "Both axes are logarithmic: a line that rises at 45 degrees would gain in proportion to the batch. "
+        "Where a line is flat, a larger batch gains nothing but waiting. "
         f"{shapes_in_words([row['precision'] for row in document['rows'] if row['status'] == 'ok'])}; hollow marks are "
         "rows with a hint."
     )
