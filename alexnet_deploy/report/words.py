@@ -6,20 +6,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# These say of a session what its precision does not: a row beside the one without.
-_SHOWN_HINTS = {"cuda-graph": "cuda-graph", "throughput": "throughput"}
-
+# Below it a p-value is written with its power of ten.
 _SMALL_P = 0.01
 
 
 def label_of(row: Mapping[str, Any]) -> str:
     """A row's or a session's runtime, precision, and what makes it another one than the one without."""
     words = [str(row["runtime"]), str(row["precision"])]
-    hint = row.get("hint")
-    # OpenVINO computes FP32 graphs in bf16 when told so; the precision has said that already.
-    if hint is not None and hint != row["precision"]:
-        words.append(_SHOWN_HINTS.get(hint, str(hint)))
+    if is_hinted(row):
+        words.append(str(row["hint"]))
     return " ".join(words)
+
+
+def is_hinted(row: Mapping[str, Any]) -> bool:
+    """Whether a hint says more than the precision: OpenVINO's bf16 is both."""
+    return row["hint"] is not None and row["hint"] != row["precision"]
 
 
 def label_of_session(document: Mapping[str, Any], name: str) -> str:
@@ -129,6 +130,6 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
         if row["top1"] is not None and row["batch"] == document["options"]["batches"][0]:
             points = 100 * (row["top1"] - base["top1"])
             accuracy = f", top-1 {points:+.2f} points (p = {row['flips']['p_value']:.2f})"
-        graph = f" {_SHOWN_HINTS[row['hint']]}" if row["hint"] in _SHOWN_HINTS else ""
+        graph = f" {row['hint']}" if is_hinted(row) else ""
         lines.append(f"{row['runtime']}: INT8{graph} is {speed} than FP32 at batch {row['batch']}{accuracy}")
     return lines

@@ -21,7 +21,7 @@ from alexnet_deploy.report.plots.canvas import (
 )
 from alexnet_deploy.report.plots.labels import room_for, shortened
 from alexnet_deploy.report.rows import Row, quantile, rows_that_ran
-from alexnet_deploy.report.words import label_of, milliseconds
+from alexnet_deploy.report.words import is_hinted, label_of, milliseconds
 
 _RIGHT, _TOP, _ROW, _BOTTOM = WIDTH - 74.0, READOUT + 4.0, 36.0, 24.0
 # The part of a row's height over which its turns are laid, the first one on top.
@@ -72,7 +72,7 @@ def _strip(row: Row, rounds: int, top: float, x: Scale) -> str:
         line(x(median), top + 3, x(median), top + _ROW - 3, "tick p50"),
         line(x(p90), middle - 8, x(p90), middle + 8, "whisker p90"),
         line(x(p99), middle - 5, x(p99), middle + 5, "whisker p99"),
-        shape(row["precision"], x.start - 12, middle, 5, hollow=row["hint"] not in (None, row["precision"])),
+        shape(row["precision"], x.start - 12, middle, 5, hollow=is_hinted(row)),
     ]
     noisy = "~ " if latency["noisy"] else ""
     label = text(x.start - 24, middle + 4, f"{noisy}{shortened(label_of(row))}", "label", "end")

@@ -8,7 +8,7 @@ from typing import Any
 from alexnet_deploy.report.plots.canvas import READOUT, WIDTH, Scale, line, mark, shape, spread, svg, x_axis, y_axis
 from alexnet_deploy.report.plots.labels import Box, labels_beside
 from alexnet_deploy.report.rows import Row, accuracy_name, accuracy_of, front_of, rows_that_ran
-from alexnet_deploy.report.words import label_of, milliseconds, percent
+from alexnet_deploy.report.words import is_hinted, label_of, milliseconds, percent
 
 _LEFT, _RIGHT, _TOP, _PLOT, _BOTTOM = 58.0, WIDTH - 16.0, READOUT + 8.0, 300.0, 48.0
 
@@ -69,8 +69,4 @@ def _row(document: Mapping[str, Any], row: Row, px: float, py: float, x: Scale, 
     )
     ring = f'<circle class="on-front" cx="{px:.1f}" cy="{py:.1f}" r="10"/>' if on_front else ""
     drawn = line(x(low), py, x(high), py, "whisker") + ring
-    return mark(row["runtime"], words, drawn + shape(row["precision"], px, py, hollow=_hinted(row)))
-
-
-def _hinted(row: Row) -> bool:
-    return row["hint"] is not None and row["hint"] != row["precision"]
+    return mark(row["runtime"], words, drawn + shape(row["precision"], px, py, hollow=is_hinted(row)))

@@ -20,7 +20,7 @@ from alexnet_deploy.report.plots.canvas import (
 )
 from alexnet_deploy.report.plots.labels import names_at, room_for
 from alexnet_deploy.report.rows import Row
-from alexnet_deploy.report.words import label_of, percent, session_of, with_prefix
+from alexnet_deploy.report.words import is_hinted, label_of, percent, session_of, with_prefix
 
 _LEFT, _TOP, _PLOT, _BOTTOM = 52.0, READOUT + 8.0, 360.0, 48.0
 _STYLED = ("fp32", "fp16", "bf16", "int8", "fp8")
@@ -47,7 +47,7 @@ def roofline(document: Mapping[str, Any]) -> str:
     ]
     places = [(x(intensity), y(attained)) for intensity, attained in at]
     for row, place, (_, attained) in zip(rows, places, at, strict=True):
-        hollow = row["hint"] not in (None, row["precision"])
+        hollow = is_hinted(row)
         parts.append(mark(row["runtime"], _words(row, attained), shape(row["precision"], *place, hollow=hollow)))
     parts += _sessions(rows, places, x, y)
     return svg(WIDTH, y.start + _BOTTOM, "roofline", parts)

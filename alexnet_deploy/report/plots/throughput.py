@@ -19,7 +19,7 @@ from alexnet_deploy.report.plots.canvas import (
 )
 from alexnet_deploy.report.plots.labels import names_at, room_for
 from alexnet_deploy.report.rows import Row, batches_that_ran
-from alexnet_deploy.report.words import label_of, session_of
+from alexnet_deploy.report.words import is_hinted, label_of, session_of
 
 _LEFT, _TOP, _PLOT, _BOTTOM = 48.0, READOUT + 8.0, 340.0, 48.0
 _LINE = 15.0
@@ -67,6 +67,6 @@ def _line(rows: Sequence[Row], x: Scale, y: Scale) -> str:
     for row, (px, py) in zip(rows, points, strict=True):
         flight = f", {row['in_flight']} requests at once" if row.get("in_flight", 1) > 1 else ""
         words = f"{label} at batch {row['batch']}: {row['throughput_ips']:,.1f} images/s{flight}"
-        hollow = row["hint"] not in (None, row["precision"])
+        hollow = is_hinted(row)
         parts.append(mark(row["runtime"], words, shape(row["precision"], px, py, hollow=hollow)))
     return "".join(parts)
