@@ -11,18 +11,20 @@ from alexnet_deploy.engines.options import EngineOptions
 from alexnet_deploy.pipeline.bench import bench_document
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.report.html import page_from_bench
+from alexnet_deploy.report.markdown import markdown_from_bench
 from alexnet_deploy.specs import Precision
 
 BENCH_NAME, REPORT_NAME = "bench.json", "report.html"
 
 
 def write_bench(document: dict[str, Any], folder: Path, output: Path | None = None) -> tuple[Path, Path]:
-    """Writes the bench as JSON with its passport, and as a page beside it."""
+    """Writes the bench as JSON with its passport, and as a page and in Markdown beside it."""
     path = output or folder / BENCH_NAME
     report = path.with_suffix(".html") if output else folder / REPORT_NAME
     write_json(path, document)
     write_passport(path, kind="bench", facts={"model": document["model"]["name"], "rows": len(document["rows"])})
     write_bytes(report, page_from_bench(document).encode())
+    write_bytes(report.with_suffix(".md"), markdown_from_bench(document).encode())
     return path, report
 
 

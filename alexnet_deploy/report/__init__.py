@@ -1,1 +1,1 @@
-"""Results for people: a terminal table and one self-contained HTML page."""
+"""Results for people: terminal tables, Markdown, and one self-contained HTML page."""

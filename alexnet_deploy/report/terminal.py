@@ -1,105 +1,124 @@
-"""A bench as a table on the terminal."""
+"""A bench as tables on the terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-# Columns of a terminal from which the interval and p90 have room too.
-_WIDE = 96
+from alexnet_deploy.report.rows import Row, batches_that_ran, rows_that_ran
+from alexnet_deploy.report.sections.start import sessions_of
+from alexnet_deploy.report.words import (
+    label_of,
+    milliseconds,
+    percent,
+    reasons,
+    recommendations,
+    sentences,
+    warnings_of,
+)
+
+__all__ = ["label_of", "percent", "print_bench", "reasons", "sentences"]
+
+# Columns of a terminal from which the interval and p90 have room too, and from which the roofline and a table of the
+# sessions have.
+_WIDE, _VERY_WIDE = 96, 110
 
 
 def print_bench(document: dict[str, Any], console: Console) -> None:
-    """Prints the rows that ran, fastest first within a batch, then what did not run and why."""
-    rows = document["rows"]
-    for batch in sorted({row["batch"] for row in rows}):
-        ran = [row for row in rows if row["batch"] == batch and row["status"] == "ok"]
-        if ran:
-            ran.sort(key=lambda row: row["latency_ms"]["median"])
-            console.print(_table(batch, ran, wide=console.width >= _WIDE))
-    for line in reasons(rows):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
-    for line in sentences(document):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    """Prints the rows that ran, fastest first within a batch, what did not run and why, and what is recommended."""
+    for warning in warnings_of(document):
+        _say(console, f"warning: {warning}")
+    for batch in batches_that_ran(document):
+        console.print(_table(batch, rows_that_ran(document, batch), console.width))
+    sessions = sessions_of(document)
+    if document.get("sessions") and sessions and console.width >= _VERY_WIDE:
+        console.print(_sessions(sessions))
+    for line in [*reasons(document["rows"]), *sentences(document), *recommendations(document)]:
+        _say(console, line)
 
 
-def _table(batch: int, rows: list[dict[str, Any]], *, wide: bool) -> Table:
-    threads = rows[0]["threads"]
-    plural = "s" if threads != 1 else ""
-    table = Table(
-        title=f"batch {batch}, {threads} thread{plural}",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=0,
-        pad_edge=False,
-    )
-    table.add_column("session", no_wrap=True, min_width=20)
-    columns = [("median ms", True), ("95 % interval", wide), ("p90", wide), ("p99", True), ("image/s", True)]
-    columns += [("top-1 %", True), ("agree %", True), ("MB", True)]
-    for name, shown in columns:
-        if shown:
-            table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        latency = row["latency_ms"]
-        cells = [
-            f"{'~' if latency['noisy'] else ''}{_ms(latency['median'])}",
-            f"{_ms(latency['ci95'][0])}-{_ms(latency['ci95'][1])}",
-            _ms(latency["p90"]),
-            _ms(latency["p99"]),
-            f"{row['throughput_ips']:.0f}",
-            percent(row["top1"]).removesuffix(" %"),
-            percent(row["agreement"]).removesuffix(" %"),
-            f"{row['size_bytes'] / 1e6:.0f}" if row["size_bytes"] else "",
-        ]
-        shown_cells = [cell for cell, (_, shown) in zip(cells, columns, strict=True) if shown]
-        table.add_row(label_of(row), *shown_cells)
-    if any(row["latency_ms"]["noisy"] for row in rows):
-        table.caption = "~ noisy: half of the samples spread over more than a tenth of the median"
-        table.caption_justify = "left"
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def _columns(width: int, rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
+    """The titles and cells that have room."""
+    wide = width >= _WIDE
+    limits = width >= _VERY_WIDE and any(row.get("roofline") for row in rows)
+    columns: list[tuple[str, Callable[[Row], str], bool]] = [
+        ("median ms", _median, True),
+        ("95 % interval", _interval, wide),
+        ("p90", lambda row: milliseconds(row["latency_ms"]["p90"]), wide),
+        ("p99", lambda row: milliseconds(row["latency_ms"]["p99"]), True),
+        ("image/s", lambda row: f"{row['throughput_ips']:.0f}", True),
+        ("limit %", _limit, limits),
+        ("top-1 %", lambda row: percent(row["top1"]).removesuffix(" %"), True),
+        ("agree %", lambda row: percent(row["agreement"]).removesuffix(" %"), True),
+        ("MB", lambda row: f"{row['size_bytes'] / 1e6:.0f}" if row["size_bytes"] else "", True),
+    ]
+    return [(title, cell) for title, cell, shown in columns if shown]
+
+
+def _median(row: Row) -> str:
+    latency = row["latency_ms"]
+    # Under load a latency holds the waiting of the requests before it.
+    return f"{'~' if latency['noisy'] else ''}{milliseconds(latency['median'])}{'*' if _loaded(row) else ''}"
+
+
+def _interval(row: Row) -> str:
+    return "-".join(milliseconds(side) for side in row["latency_ms"]["ci95"])
+
+
+def _limit(row: Row) -> str:
+    return f"{100 * row['roofline']['fraction']:.0f}" if row.get("roofline") else ""
+
+
+def _loaded(row: Row) -> bool:
+    return bool(row.get("in_flight", 1) > 1)
+
+
+def _plain_table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    # A long label goes on in the next line; a figure is never cut.
+    table.add_column("session", min_width=21, overflow="fold")
     return table
 
 
-def label_of(row: dict[str, Any]) -> str:
-    """A row's runtime, precision, and what makes it another row than the one without."""
-    graph = " cuda-graph" if row["hint"] == "cuda-graph" else ""
-    return f"{row['runtime']} {row['precision']}{graph}"
-
-
-def _ms(milliseconds: float) -> str:
-    return f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:.1f}"
-
-
-def percent(fraction: float | None) -> str:
-    """`0.9135` as `91.35 %`; empty for None."""
-    return "" if fraction is None else f"{100 * fraction:.2f} %"
-
-
-def reasons(rows: list[dict[str, Any]]) -> list[str]:
-    """One line for each session that did not run."""
-    lines: dict[str, None] = {}
+def _table(batch: int, rows: Sequence[Row], width: int) -> Table:
+    threads = rows[0]["threads"]
+    table = _plain_table(f"batch {batch}, {threads} thread{'s' if threads != 1 else ''}")
+    columns = _columns(width, rows)
+    for title, _ in columns:
+        table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
-        if row["status"] != "ok":
-            reason = str(row["reason"]).replace("\n", "; ")
-            lines[f"{label_of(row)}: {row['status']}: {reason}"] = None
-    return list(lines)
+        table.add_row(_escaped(label_of(row)), *(cell(row) for _, cell in columns))
+    notes = []
+    if any(row["latency_ms"]["noisy"] for row in rows):
+        notes.append("~ noisy: half of the samples spread over more than a tenth of the median")
+    if any(_loaded(row) for row in rows):
+        notes.append("* under load: several requests at once, so that a latency holds its waiting")
+    if notes:
+        table.caption, table.caption_justify = "\n".join(notes), "left"
+    return table
 
 
-def sentences(document: dict[str, Any]) -> list[str]:
-    """What the figures come to, in words: INT8 against FP32 for each runtime and batch."""
-    by_key = {row["key"]: row for row in document["rows"] if row["status"] == "ok"}
-    lines = []
-    for row in by_key.values():
-        base = by_key.get(f"{row['runtime']}/fp32/{row['batch']}")
-        if row["precision"] != "int8" or base is None:
-            continue
-        ratio = base["latency_ms"]["median"] / row["latency_ms"]["median"]
-        speed = f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
-        accuracy = ""
-        if row["top1"] is not None and row["batch"] == document["options"]["batches"][0]:
-            points = 100 * (row["top1"] - base["top1"])
-            accuracy = f", top-1 {points:+.2f} points (p = {row['flips']['p_value']:.2f})"
-        lines.append(f"{row['runtime']}: INT8 is {speed} than FP32 at batch {row['batch']}{accuracy}")
-    return lines
+def _sessions(sessions: Sequence[dict[str, Any]]) -> Table:
+    table = _plain_table("sessions")
+    for title in ("load ms", "first inference ms", "cold start ms", "peak MB", "artifact"):
+        table.add_column(title, justify="left" if title == "artifact" else "right", no_wrap=title != "artifact")
+    for entry in sorted(sessions, key=lambda entry: float(entry["cold_start_ms"])):
+        times = (entry.get("load_ms"), entry.get("first_inference_ms"), entry["cold_start_ms"])
+        memory = f"{entry['peak_memory_bytes'] / 1e6:.0f}" if entry["peak_memory_bytes"] else ""
+        cells = ["" if value is None else f"{value:.0f}" for value in times]
+        table.add_row(_escaped(label_of(entry)), *cells, memory, _escaped(str(entry.get("artifact") or "")))
+    return table
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -262,9 +262,10 @@ def test_bench_measures_and_prints_one_document(run: Run, calibrated: list[objec
         "bench", *calibrated, "--runs", 2, "--batch", "1,4", "--runtime", "onnxruntime-cpu", "--images", 64,
         "--threads", 1, "--output", output, "--json",
     )  # fmt: skip
-    assert ended.code == 0 and ended.err == ""
+    assert ended.code == 0
     document = ended.document
     assert document == json.loads(output.read_text())
+    assert output.with_suffix(".md").read_text().startswith("#")
     assert output.with_suffix(".html").read_text().startswith("<!doctype html>")
     assert [row["key"] for row in document["rows"]] == [
         f"onnxruntime-cpu/{precision}/{batch}" for precision in ("fp32", "int8") for batch in (1, 4)
@@ -291,7 +292,8 @@ def test_bench_of_what_cannot_run_gives_rows_with_reasons(
     ended = run(
         "bench", "--model", work / "alexnet.onnx", "--workdir", tmp_path, "--runtime", "torch", "--runs", 1, "--quiet"
     )
-    assert ended.code == 0
+    # Nothing was measured: a gate must not pass.
+    assert ended.code == 1
     assert "torch fp32: skipped: " in ended.out and "ONNX" in ended.out
     rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
     assert {row["status"] for row in rows} == {"skipped"} and all(row["reason"] for row in rows)
