@@ -21,7 +21,7 @@ from alexnet_deploy.runtimes.session import KernelTime, SessionSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_PROFILE_RUNS = 5
+_PROFILE_RUNS = 3
 # Puts the kernels of a session on its layers: session, batch, kernels.
 Profiler = Callable[[Candidate, int, list[KernelTime]], dict[str, Any]]
 

@@ -41,7 +41,7 @@ class BenchOptions:
     """
 
     batches: tuple[int, ...] = (1, 16)
-    runs: int = 40
+    runs: int = 30
     rounds: int = 10
     threads: int = 1
     images: int | None = None

@@ -182,14 +182,7 @@ def _anchored(row: dict[str, Any], document: dict[str, Any], share: float) -> ND
     if not anchor or len(anchor["compute"]) != len(turns):
         return None
     compute, memory = (np.asarray(anchor[piece], np.float64) for piece in ("compute", "memory"))
-    # What the machine is like lasts longer than a turn; what disturbs one piece of the anchor does not.
-    return np.asarray(turns / (_smooth(compute) ** (1 - share) * _smooth(memory) ** share), np.float64)
-
-
-def _smooth(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The median of each turn and its neighbours."""
-    padded = np.pad(times, 1, mode="edge")
-    return np.asarray(np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0), np.float64)
+    return np.asarray(turns / (compute ** (1 - share) * memory**share), np.float64)
 
 
 def ratio_of_turns(

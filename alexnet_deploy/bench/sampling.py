@@ -30,7 +30,7 @@ class WarmUp:
 
     least: int = 1
     most: int = 40
-    window: int = 3
+    window: int = 2
     tolerance: float = 0.05
     seconds: float = 4.0
 
@@ -40,7 +40,7 @@ class WarmUp:
 
 
 # Before the first turn of a batch, and before the later ones, when other sessions have had the caches in between.
-UNTIL_STABLE = WarmUp(least=6)
+UNTIL_STABLE = WarmUp(least=4)
 AGAIN = WarmUp(least=1, most=1)
 
 

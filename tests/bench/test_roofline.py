@@ -78,7 +78,7 @@ def test_a_real_machine_has_peaks_that_a_machine_can_have() -> None:
 def test_the_anchor_takes_the_median_of_its_runs() -> None:
     times = iter([0.0, 0.010, 1.0, 1.002, 2.0, 2.003, 10.0, 10.5, 11.0, 11.1, 12.0, 12.2])
     anchor = LocalAnchor(threads=1, clock=lambda: next(times))
-    anchor._multiply = anchor._read = lambda: None  # type: ignore[method-assign]
+    anchor._pieces = (lambda: None, lambda: None)
     measured = anchor.measure()
     assert [measured.compute, measured.memory] == pytest.approx([3.0, 200.0])
 

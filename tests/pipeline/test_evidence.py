@@ -143,7 +143,7 @@ def test_sensitivity_sets_preprocessing_beside_int8() -> None:
         for name, precision in (("torch", Precision.FP32), ("openvino", Precision.FP32), ("openvino", Precision.INT8))
     )
     for each, milliseconds in ((slow, 20.0), (fast, 10.0), (int8, 5.0)):
-        each.taken[1] = Taken(milliseconds=[milliseconds])
+        each.taken[1] = Taken(milliseconds=[milliseconds], seconds=milliseconds / 1e3)
     found = sensitivity([slow, fast, int8], data, runner, None, Voice(quiet=True))
     assert found is not None
     assert (found["images"], found["session"]) == (12, "openvino/fp32")
