@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alexnet_deploy.bench.anchor import Anchor, AnchorTimes
-from alexnet_deploy.bench.candidate import BenchOptions, Candidate, Taken
+from alexnet_deploy.bench.candidate import BenchOptions, Candidate, Taken, running
+from alexnet_deploy.bench.evaluation import evaluate, judge, parts_of
 from alexnet_deploy.bench.peaks import Peaks
 from alexnet_deploy.bench.rows import row_of
-from alexnet_deploy.bench.runner import Runner
+from alexnet_deploy.bench.runner import EVALUATION_BATCH, Runner
 from alexnet_deploy.bench.sampling import AGAIN, UNTIL_STABLE
-from alexnet_deploy.bench.statistics import accuracy_from_logits
-from alexnet_deploy.errors import AlexnetDeployError, DataError, SessionError
+from alexnet_deploy.errors import AlexnetDeployError, DataError
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.runtimes.session import KernelTime, SessionSpec
 
@@ -32,6 +32,7 @@ def rows_from_candidates(
     make_runner: Callable[[SessionSpec], Runner],
     labels: NDArray[np.int64] | None,
     *,
+    images: int = 0,
     anchor: Anchor | None = None,
     peaks: Peaks | None = None,
     profiler: Profiler | None = None,
@@ -46,6 +47,7 @@ def rows_from_candidates(
         options: Batches, runs and turns.
         make_runner: Makes the runner of a session.
         labels: Of the evaluation images; None where they are not the model's classes.
+        images: How many evaluation images there are; where they are enough, evaluating them is measured as a row too.
         anchor: Fixed work to measure between all rows; None leaves it out.
         peaks: The machine's, for the roofline.
         profiler: Puts kernels on layers; None leaves the layers out.
@@ -56,8 +58,11 @@ def rows_from_candidates(
     """
     try:
         _open(candidates, make_runner, voice)
-        _evaluate(candidates, labels, voice)
-        _measure(candidates, options, anchor, voice)
+        parts = parts_of(images, options)
+        if parts is None:
+            evaluate(candidates, voice)
+        _measure(candidates, options, parts, anchor, voice)
+        judge(candidates, labels)
         if profiler is not None:
             _profile(candidates, options, profiler, voice)
     finally:
@@ -67,13 +72,6 @@ def rows_from_candidates(
         if anchor is not None:
             anchor.close()
     return [row_of(candidate, batch, options, peaks) for candidate in candidates for batch in options.batches]
-
-
-def _running(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Runner]]:
-    """Those that still run; one that was dropped meanwhile is left out."""
-    for candidate in candidates:
-        if candidate.runner is not None:
-            yield candidate, candidate.runner
 
 
 def _open(candidates: Sequence[Candidate], make_runner: Callable[[SessionSpec], Runner], voice: Voice) -> None:
@@ -92,54 +90,44 @@ def _open(candidates: Sequence[Candidate], make_runner: Callable[[SessionSpec], 
             track.advance(1, candidate.spec.name)
 
 
-def _evaluate(candidates: Sequence[Candidate], labels: NDArray[np.int64] | None, voice: Voice) -> None:
-    reference: NDArray[np.float32] | None = None
-    known: dict[str, Candidate] = {}
-    with voice.track("accuracy", len(list(_running(candidates)))) as track:
-        for candidate, runner in _running(candidates):
-            same = known.get(candidate.same_as or "")
-            try:
-                logits = same.logits if same is not None and same.logits is not None else _logits(runner)
-            except DataError:
-                raise
-            except AlexnetDeployError as exc:
-                candidate.drop(exc)
-                continue
-            reference = logits if reference is None else reference
-            candidate.logits = logits
-            candidate.accuracy = accuracy_from_logits(logits, reference, labels)
-            known[candidate.spec.name] = candidate
-            track.advance(1, candidate.spec.name)
-
-
-def _logits(runner: Runner) -> NDArray[np.float32]:
-    logits = runner.evaluate()
-    if not np.isfinite(logits).all():
-        raise SessionError("the outputs are not finite")
-    return logits
-
-
-def _measure(candidates: Sequence[Candidate], options: BenchOptions, anchor: Anchor | None, voice: Voice) -> None:
-    turns = np.array_split(np.arange(options.runs), options.rounds)
+def _measure(
+    candidates: Sequence[Candidate],
+    options: BenchOptions,
+    parts: Sequence[tuple[int, int]] | None,
+    anchor: Anchor | None,
+    voice: Voice,
+) -> None:
     if anchor is not None:
         anchor.open()
     with voice.track("latency", len(options.batches) * options.rounds) as track:
         for batch in options.batches:
-            for number, turn in enumerate(turns):
-                _turn(candidates, options, batch, len(turn), anchor, first=number == 0)
+            for turn in range(options.rounds):
+                evaluated = parts[turn] if parts is not None and batch == EVALUATION_BATCH else None
+                _turn(candidates, options, batch, turn, evaluated, anchor)
                 track.advance(1, f"batch {batch}")
-    for candidate, runner in _running(candidates):
+    for candidate, runner in running(candidates):
         candidate.peak_memory_bytes = runner.peak_memory_bytes()
 
 
 def _turn(
-    candidates: Sequence[Candidate], options: BenchOptions, batch: int, runs: int, anchor: Anchor | None, *, first: bool
+    candidates: Sequence[Candidate],
+    options: BenchOptions,
+    batch: int,
+    turn: int,
+    evaluated: tuple[int, int] | None,
+    anchor: Anchor | None,
 ) -> None:
     """Every session once, and the anchor before and after each."""
+    runs = len(np.array_split(np.arange(options.runs), options.rounds)[turn])
+    warm_up = AGAIN if turn else UNTIL_STABLE
     before = anchor.measure() if anchor is not None else None
-    for candidate, runner in _running(candidates):
+    for candidate, runner in running(candidates):
         try:
-            samples = runner.measure(batch, runs, options.scope, UNTIL_STABLE if first else AGAIN)
+            if evaluated is not None and candidate.same_as is None:
+                logits, samples = runner.evaluate_part(*evaluated, warm_up)
+                candidate.parts.append(logits)
+            else:
+                samples = runner.measure(batch, runs, options.scope, warm_up)
         except DataError:
             raise
         except AlexnetDeployError as exc:
@@ -157,17 +145,17 @@ def _between(before: AnchorTimes | None, after: AnchorTimes | None) -> AnchorTim
 
 
 def _profile(candidates: Sequence[Candidate], options: BenchOptions, profiler: Profiler, voice: Voice) -> None:
-    with voice.track("layers", len(list(_running(candidates)))) as track:
-        for candidate, runner in _running(candidates):
-            for batch in (min(options.batches), max(options.batches)) if candidate.same_as is None else ():
-                # What the layers take is said beside the rows; a runtime that fails to say it keeps its row.
+    """At the smallest and the largest batch. A runtime that fails to say what its layers take keeps its rows."""
+    batches = tuple(dict.fromkeys((min(options.batches), max(options.batches))))
+    with voice.track("layers", len(list(running(candidates)))) as track:
+        for candidate, runner in running(candidates):
+            if candidate.same_as is None:
                 try:
-                    kernels = runner.layer_times(batch, _PROFILE_RUNS)
+                    found = runner.layer_times(batches, _PROFILE_RUNS) or []
                 except AlexnetDeployError as exc:
                     voice.warn(f"the layers of {candidate.spec.name} were not timed: {exc}")
-                    break
-                if kernels is None:
-                    break
-                if batch not in [profile["batch"] for profile in candidate.profiles]:
-                    candidate.profiles.append(profiler(candidate, batch, kernels))
+                else:
+                    candidate.profiles += [
+                        profiler(candidate, *pair) for pair in zip(batches, found, strict=bool(found))
+                    ]
             track.advance(1, candidate.spec.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,8 @@ class BenchOptions:
     """
 
     batches: tuple[int, ...] = (1, 16)
-    runs: int = 30
-    rounds: int = 10
+    runs: int = 32
+    rounds: int = 8
     threads: int = 1
     images: int | None = None
     scope: Scope = Scope.COPIES
@@ -105,6 +106,7 @@ class Candidate:
     Attributes:
         costs: What each of its layers needs, for the roofline; empty where that is not known.
         same_as: Name of the session whose outputs are its own, since it runs the same graph in the same precision.
+        parts: Logits of the evaluation images as they came.
     """
 
     spec: SessionSpec
@@ -117,6 +119,7 @@ class Candidate:
     opened: Opened | None = None
     peak_memory_bytes: int | None = None
     accuracy: Accuracy | None = None
+    parts: list[NDArray[np.float32]] = field(default_factory=list)
     logits: NDArray[np.float32] | None = None
     taken: dict[int, Taken] = field(default_factory=dict)
     profiles: list[dict[str, Any]] = field(default_factory=list)
@@ -128,3 +131,10 @@ class Candidate:
         if self.runner is not None:
             self.runner.close()
             self.runner = None
+
+
+def running(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Runner]]:
+    """Those that still run; one that was dropped meanwhile is left out."""
+    for candidate in candidates:
+        if candidate.runner is not None:
+            yield candidate, candidate.runner

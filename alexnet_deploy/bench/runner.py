@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -53,8 +53,11 @@ class Runner(Protocol):
     def evaluate(self) -> NDArray[np.float32]:
         """Logits of all evaluation images."""
 
-    def layer_times(self, batch: int, runs: int) -> list[KernelTime] | None:
-        """What each kernel takes, in a second session that profiles; None where the runtime does not."""
+    def evaluate_part(self, first: int, last: int, warm_up: WarmUp) -> tuple[NDArray[np.float32], Samples]:
+        """Logits of some of them, and the times of their full batches, images in memory to logits in memory."""
+
+    def layer_times(self, batches: Sequence[int], runs: int) -> list[list[KernelTime]] | None:
+        """What each kernel takes at each batch, in a second session that profiles; None where the runtime does not."""
 
     def peak_memory_bytes(self) -> int | None:
         """High-water mark of the process."""
@@ -132,16 +135,32 @@ class LocalRunner:
         sampler = Sampler(session=self._opened(), batch=lambda: self._batch(batch), scope=scope, clock=self.clock)
         return sampler.samples(runs, warm_up)
 
-    def layer_times(self, batch: int, runs: int) -> list[KernelTime] | None:
+    def layer_times(self, batches: Sequence[int], runs: int) -> list[list[KernelTime]] | None:
         if self.profiler is None:
             return None
         with self.profiler() as session:
-            return session.layer_times(np.ascontiguousarray(self._batch(batch)), runs)
+            return session.layer_times([np.ascontiguousarray(self._batch(batch)) for batch in batches], runs)
 
     def evaluate(self) -> NDArray[np.float32]:
         session = self._opened()
         starts = range(0, len(self.images), EVALUATION_BATCH)
         return np.concatenate([session.run(self.images[start : start + EVALUATION_BATCH]) for start in starts])
+
+    def evaluate_part(self, first: int, last: int, warm_up: WarmUp) -> tuple[NDArray[np.float32], Samples]:
+        session = self._opened()
+        sampler = Sampler(
+            session=session, batch=lambda: self._batch(EVALUATION_BATCH), scope=Scope.COPIES, clock=self.clock
+        )
+        taken, stable = sampler.warm(warm_up)
+        logits, milliseconds = [], []
+        for start in range(first, last, EVALUATION_BATCH):
+            images = np.ascontiguousarray(self.images[start : min(start + EVALUATION_BATCH, last)])
+            started = self.clock()
+            logits.append(session.run(images))
+            if len(images) == EVALUATION_BATCH:
+                milliseconds.append((self.clock() - started) * 1e3)
+        samples = Samples(milliseconds=milliseconds, seconds=sum(milliseconds) / 1e3, warm_up=taken, stable=stable)
+        return np.concatenate(logits), samples
 
     def peak_memory_bytes(self) -> int | None:
         return peak_memory_bytes()
@@ -201,13 +220,17 @@ class RemoteRunner:
         samples: Samples = self._worker.ask("measure", batch, runs, scope, warm_up)
         return samples
 
-    def layer_times(self, batch: int, runs: int) -> list[KernelTime] | None:
-        times: list[KernelTime] | None = self._worker.ask("layer_times", batch, runs)
+    def layer_times(self, batches: Sequence[int], runs: int) -> list[list[KernelTime]] | None:
+        times: list[list[KernelTime]] | None = self._worker.ask("layer_times", batches, runs)
         return times
 
     def evaluate(self) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self._worker.ask("evaluate")
         return logits
+
+    def evaluate_part(self, first: int, last: int, warm_up: WarmUp) -> tuple[NDArray[np.float32], Samples]:
+        found: tuple[NDArray[np.float32], Samples] = self._worker.ask("evaluate_part", first, last, warm_up)
+        return found
 
     def peak_memory_bytes(self) -> int | None:
         size: int | None = self._worker.ask("peak_memory_bytes")

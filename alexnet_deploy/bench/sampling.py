@@ -76,7 +76,7 @@ class Sampler:
     clock: Callable[[], float]
 
     def samples(self, runs: int, warm_up: WarmUp) -> Samples:
-        """Takes `runs` samples; where requests overlap, `runs` for each of those in flight.
+        """Takes `runs` samples; where requests overlap, as many as give each of those in flight two or more.
 
         Raises:
             RuntimeUnavailableError: The scope is compute, and the runtime does not tell it from the copies.
@@ -86,16 +86,19 @@ class Sampler:
         overlaps = self.session.in_flight > 1
         if overlaps and self.scope is Scope.END_TO_END:
             raise RuntimeUnavailableError("requests in flight are measured without preprocessing only")
-        taken, stable = self._warm(images, warm_up)
+        taken, stable = self.warm(warm_up, images)
         started = self.clock()
         if overlaps:
-            times = self.session.run_overlapped(images, runs * self.session.in_flight, self.clock)
+            requests = self.session.in_flight * max(2, round(runs / self.session.in_flight))
+            times = self.session.run_overlapped(images, requests, self.clock)
             milliseconds = [1e3 * seconds for seconds in times]
         else:
             milliseconds = [self._once(images) for _ in range(runs)]
         return Samples(milliseconds=milliseconds, seconds=self.clock() - started, warm_up=taken, stable=stable)
 
-    def _warm(self, images: NDArray[np.float32], warm_up: WarmUp) -> tuple[int, bool]:
+    def warm(self, warm_up: WarmUp, images: NDArray[np.float32] | None = None) -> tuple[int, bool]:
+        """Runs a batch until the times are stable; returns how often, and whether they were."""
+        images = np.ascontiguousarray(self.batch()) if images is None else images
         started, times = self.clock(), list[float]()
         window = warm_up.window
         while len(times) < warm_up.most:

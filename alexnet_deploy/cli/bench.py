@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from alexnet_deploy.pipeline.stages import Deployment
 
 _PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-_MOST_ROUNDS = 10
+_MOST_ROUNDS = 8
 
 
 @click.command("bench")
@@ -46,7 +46,7 @@ _MOST_ROUNDS = 10
     "--precision", "precisions", multiple=True, type=click.Choice(_PRECISIONS), help="Only this one; repeatable."
 )
 @click.option("--batch", "batches", default="1,16", show_default=True, help="Batch sizes.")
-@click.option("--runs", type=int, default=30, show_default=True, help="Samples for each row, in up to ten turns.")
+@click.option("--runs", type=int, default=32, show_default=True, help="Samples for each row, in up to eight turns.")
 @click.option(
     "--scope",
     type=click.Choice([scope.value for scope in Scope]),

@@ -51,7 +51,8 @@ def bench_document(
     """
     voice = deployment.workspace.voice
     images = EvaluationImages(deployment, data or "shipped", options.images, skip_bad=skip_bad)
-    candidates = candidates_of(deployment, options, runtimes, precisions)
+    costs = Costs(deployment)
+    candidates = candidates_of(deployment, options, runtimes, precisions, costs)
     if any(each.spec.precision in QUANTIZED and each.reason is None for each in candidates):
         images.require_fresh(deployment)
     peaks = peaks_in_workspace(deployment, options.threads)
@@ -63,9 +64,10 @@ def bench_document(
         options,
         lambda spec: RemoteRunner(spec, images.data),
         images.labels,
+        images=len(images.kept),
         anchor=RemoteAnchor(options.threads),
         peaks=peaks,
-        profiler=_Profiler(Costs(deployment), peaks) if options.details else None,
+        profiler=_Profiler(costs, peaks) if options.details else None,
         voice=voice,
     )
     for row in rows:
@@ -93,7 +95,7 @@ def bench_document(
             "scope": options.scope.value,
         },
         "peaks": peaks.to_json(),
-        "network": Costs(deployment).layers,
+        "network": costs.layers,
         "sessions": [session_entry(each) for each in candidates],
         "rows": rows,
         "recommendation": recommendations(rows, options.batches, _machine()),

@@ -45,7 +45,11 @@ _OFFERED = {
 
 
 def candidates_of(
-    deployment: Deployment, options: BenchOptions, runtimes: Sequence[str] = (), precisions: Sequence[Precision] = ()
+    deployment: Deployment,
+    options: BenchOptions,
+    runtimes: Sequence[str] = (),
+    precisions: Sequence[Precision] = (),
+    costs: Costs | None = None,
 ) -> list[Candidate]:
     """Makes the artifacts that are missing, and returns a candidate for every row.
 
@@ -54,6 +58,7 @@ def candidates_of(
         options: How it will be measured.
         runtimes: Narrows them; all but those on request by default.
         precisions: Narrows them; all by default.
+        costs: Of the deployment, where they are known already.
 
     Raises:
         InputError: There is no such runtime, or none of them holds the precisions.
@@ -62,7 +67,7 @@ def candidates_of(
     if unknown:
         raise InputError(f"no such runtime: {', '.join(unknown)}", expected=", ".join(RUNTIMES))
     wanted = [name for name in RUNTIMES if (name in runtimes if runtimes else name not in ON_REQUEST)]
-    costs = Costs(deployment)
+    costs = costs or Costs(deployment)
     found = [
         candidate
         for runtime in wanted

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_IMAGES = 500
+_IMAGES = 250
 # Torchvision resizes to this and cuts out the centre: 256 for 224.
 _LARGER = 256 / 224
 

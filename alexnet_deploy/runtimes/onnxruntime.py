@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ _TENSORRT_MAJOR = "10"
 _MOST_NODES = 8
 # The suffix of a kernel's own events in a trace.
 _KERNEL = "_kernel_time"
-_PROFILE_WARM_UP = 2
+_PROFILE_WARM_UP = 1
 
 
 class OnnxRuntimeSession(Session):
@@ -91,12 +92,14 @@ class OnnxRuntimeSession(Session):
         outputs: NDArray[np.float32] = self._session.run(None, {self._name: images})[0]
         return outputs
 
-    def layer_times(self, images: NDArray[np.float32], runs: int) -> list[KernelTime] | None:
+    def layer_times(self, batches: Sequence[NDArray[np.float32]], runs: int) -> list[list[KernelTime]] | None:
         if self._traces is None:
             return None
-        for _ in range(_PROFILE_WARM_UP + runs):
-            self._run(images)
-        return kernels_from_trace(json.loads(Path(self._session.end_profiling()).read_text()), runs)
+        for images in batches:
+            for _ in range(_PROFILE_WARM_UP + runs):
+                self._run(images)
+        events = json.loads(Path(self._session.end_profiling()).read_text())
+        return kernels_from_trace(events, len(batches), runs)
 
     def close(self) -> None:
         self._session = None
@@ -104,8 +107,13 @@ class OnnxRuntimeSession(Session):
             self._traces.cleanup()
 
 
-def kernels_from_trace(events: list[dict[str, Any]], runs: int) -> list[KernelTime]:
-    """Median time of every kernel over the last `runs` runs of a trace that ONNX Runtime wrote (microseconds)."""
+def kernels_from_trace(events: list[dict[str, Any]], batches: int, runs: int) -> list[list[KernelTime]]:
+    """Median time of every kernel from a trace that ONNX Runtime wrote, in microseconds.
+
+    Args:
+        events: Of `batches` groups of runs, one after the other, each with its warm-up.
+        batches, runs: How many.
+    """
     taken: dict[tuple[str, str], list[float]] = {}
     for event in events:
         name = str(event.get("name", ""))
@@ -113,9 +121,18 @@ def kernels_from_trace(events: list[dict[str, Any]], runs: int) -> list[KernelTi
             key = name.removesuffix(_KERNEL), str(event.get("args", {}).get("op_name", ""))
             taken.setdefault(key, []).append(float(event["dur"]) / 1e3)
     return [
-        KernelTime(name=name, op=op, milliseconds=statistics.median(times[-runs:]))
-        for (name, op), times in taken.items()
+        [
+            KernelTime(name=name, op=op, milliseconds=statistics.median(_group(times, batches, group)[-runs:]))
+            for (name, op), times in taken.items()
+        ]
+        for group in range(batches)
     ]
+
+
+def _group(times: list[float], groups: int, index: int) -> list[float]:
+    """Every group ran a kernel as often."""
+    length = len(times) // groups
+    return times[index * length : (index + 1) * length]
 
 
 def _require_device(onnxruntime: Any, provider: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -70,9 +70,10 @@ class OpenVinoSession(Session):
         with ThreadPoolExecutor(self.in_flight) as pool:
             return [second for found in pool.map(work, self._requests, shares) for second in found]
 
-    def layer_times(self, images: NDArray[np.float32], runs: int) -> list[KernelTime] | None:
-        if not self._profiles:
-            return None
+    def layer_times(self, batches: Sequence[NDArray[np.float32]], runs: int) -> list[list[KernelTime]] | None:
+        return [self._kernels(images, runs) for images in batches] if self._profiles else None
+
+    def _kernels(self, images: NDArray[np.float32], runs: int) -> list[KernelTime]:
         taken: dict[tuple[str, str], list[float]] = {}
         self._run(images)
         for _ in range(runs):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -99,8 +99,8 @@ class Session(ABC):
         """
         raise SessionError(f"{type(self).__name__} runs one request at a time")
 
-    def layer_times(self, images: NDArray[np.float32], runs: int) -> list[KernelTime] | None:
-        """Median time of every kernel over `runs` runs of a batch; None where the runtime does not profile.
+    def layer_times(self, batches: Sequence[NDArray[np.float32]], runs: int) -> list[list[KernelTime]] | None:
+        """For each batch the median time of every kernel over `runs` runs; None where the runtime does not profile.
 
         The session has been opened with `SessionSpec.profile`; one that was not gives None. Once only: some runtimes
         end their profile with the first reading.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.errors import RuntimeUnavailableError
@@ -51,9 +52,10 @@ class TorchSession(Session):
             outputs: NDArray[np.float32] = self._call(batch).float().numpy()
         return outputs
 
-    def layer_times(self, images: NDArray[np.float32], runs: int) -> list[KernelTime] | None:
-        if not self._profiles:
-            return None
+    def layer_times(self, batches: Sequence[NDArray[np.float32]], runs: int) -> list[list[KernelTime]] | None:
+        return [self._kernels(images, runs) for images in batches] if self._profiles else None
+
+    def _kernels(self, images: NDArray[np.float32], runs: int) -> list[KernelTime]:
         import numpy as np
 
         self._run(images)
