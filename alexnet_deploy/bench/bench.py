@@ -124,7 +124,7 @@ def _turn(
     for candidate, runner in running(candidates):
         try:
             if evaluated is not None and candidate.same_as is None:
-                logits, samples = runner.evaluate_part(*evaluated, warm_up)
+                logits, samples = runner.evaluate_part(*evaluated, None if turn else UNTIL_STABLE)
                 candidate.parts.append(logits)
             else:
                 samples = runner.measure(batch, runs, options.scope, warm_up)

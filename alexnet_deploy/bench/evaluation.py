@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 def parts_of(images: int, options: BenchOptions) -> list[tuple[int, int]] | None:
     """Which images each turn evaluates, where the pass is timed too; None where the pass is made apart.
 
-    It is timed where its batch is one of the bench's, and where it has at least as many full batches as samples are
-    asked for. Every turn has its share of the full batches; what is left of the images goes to the last one.
+    It is timed where its batch is one of the bench's, and where it gives at least as many samples as are asked for; the
+    first batch of a turn is none. Every turn has its share of the full batches; what is left goes to the last one.
     """
     full = images // EVALUATION_BATCH
-    if EVALUATION_BATCH not in options.batches or options.scope is not Scope.COPIES or full < options.runs:
+    enough = full - options.rounds >= options.runs
+    if EVALUATION_BATCH not in options.batches or options.scope is not Scope.COPIES or not enough:
         return None
     ends = np.cumsum([len(part) for part in np.array_split(np.arange(full), options.rounds)]) * EVALUATION_BATCH
     ends[-1] = images

@@ -16,6 +16,8 @@ from alexnet_deploy.specs import Precision
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# Name and type of a node of the compiled model.
+Kernel = tuple[str, str]
 _HINTS = (None, BF16_HINT, THROUGHPUT)
 
 
@@ -71,21 +73,46 @@ class OpenVinoSession(Session):
             return [second for found in pool.map(work, self._requests, shares) for second in found]
 
     def layer_times(self, batches: Sequence[NDArray[np.float32]], runs: int) -> list[list[KernelTime]] | None:
-        return [self._kernels(images, runs) for images in batches] if self._profiles else None
+        if not self._profiles:
+            return None
+        counters = Counters()
+        return [kernels_from_runs([self._counted(images, counters) for _ in range(1 + runs)][1:]) for images in batches]
 
-    def _kernels(self, images: NDArray[np.float32], runs: int) -> list[KernelTime]:
-        taken: dict[tuple[str, str], list[float]] = {}
+    def _counted(self, images: NDArray[np.float32], counters: Counters) -> dict[Kernel, float]:
         self._run(images)
-        for _ in range(runs):
-            self._run(images)
-            for kernel in self._request.profiling_info:
-                if kernel.real_time:
-                    times = taken.setdefault((kernel.node_name, kernel.node_type), [])
-                    times.append(kernel.real_time.total_seconds() * 1e3)
-        return [KernelTime(name=name, op=op, milliseconds=float(np.median(ms))) for (name, op), ms in taken.items()]
+        return counters.last_run(
+            {
+                (kernel.node_name, kernel.node_type): kernel.real_time.total_seconds() * 1e3
+                for kernel in self._request.profiling_info
+                if kernel.real_time
+            }
+        )
 
     def close(self) -> None:
         self._request, self._requests = None, []
+
+
+class Counters:
+    """What the last run took, from counters that OpenVINO keeps as means over all runs since it compiled the model."""
+
+    def __init__(self) -> None:
+        self._runs, self._totals = 0, dict[Kernel, float]()
+
+    def last_run(self, means: dict[Kernel, float]) -> dict[Kernel, float]:
+        """Milliseconds of each kernel in the last run, from the means after it."""
+        self._runs += 1
+        totals = {kernel: mean * self._runs for kernel, mean in means.items()}
+        taken = {kernel: max(0.0, total - self._totals.get(kernel, 0.0)) for kernel, total in totals.items()}
+        self._totals = totals
+        return taken
+
+
+def kernels_from_runs(runs: Sequence[dict[Kernel, float]]) -> list[KernelTime]:
+    """The median of each kernel."""
+    return [
+        KernelTime(name=name, op=op, milliseconds=float(np.median([run.get((name, op), 0.0) for run in runs])))
+        for name, op in dict.fromkeys(kernel for run in runs for kernel in run)
+    ]
 
 
 def _infer(request: Any, images: NDArray[np.float32]) -> NDArray[np.float32]:

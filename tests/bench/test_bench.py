@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.bench.anchor import AnchorTimes
 from alexnet_deploy.bench.bench import rows_from_candidates
 from alexnet_deploy.bench.candidate import BenchOptions, Candidate
+from alexnet_deploy.bench.evaluation import parts_of
 from alexnet_deploy.bench.peaks import Peaks
 from alexnet_deploy.bench.roofline import LayerCost
 from alexnet_deploy.bench.rows import session_entry
@@ -462,3 +464,85 @@ def test_a_session_has_an_entry_of_its_own() -> None:
     assert (ran["name"], ran["load_ms"], ran["first_inference_ms"], ran["cold_start_ms"]) == ("torch/fp32", 0, 1.0, 1.0)
     assert ran["peak_memory_bytes"] > 10_000_000
     assert (skipped["status"], skipped["reason"], skipped["cold_start_ms"]) == ("skipped", "no CUDA device", None)
+
+
+class Many(Bench):
+    """Two hundred images, in batches of sixteen."""
+
+    COUNT = 200
+
+    def runner(self, spec: SessionSpec) -> Runner:
+        made = super().runner(spec)
+        assert isinstance(made, LocalRunner)
+        made.images = np.resize(images(), (self.COUNT, 3, 8, 8))
+        return made
+
+    def timed(self, options: BenchOptions) -> dict[str, dict[str, Any]]:
+        labels = np.resize(LABELS, self.COUNT)
+        rows = rows_from_candidates(self.candidates, options, self.runner, labels, images=self.COUNT)
+        return {str(row["key"]): row for row in rows}
+
+
+TIMED = BenchOptions(batches=(1, 16), runs=4, rounds=4)
+
+
+def test_evaluating_the_images_measures_their_batch() -> None:
+    bench = Many()
+    session = bench.session("torch", 1.0)
+    other = bench.session("openvino", 2.0, kind=Inverted)
+    rows = bench.timed(TIMED)
+    # Twelve full batches in four turns of three, of each the first left out; the eight images that are left in the last.
+    assert [len(rows[f"{name}/fp32/16"]["samples_ms"]) for name in ("torch", "openvino")] == [8, 8]
+    assert all(1 < sample < 1.1 for sample in rows["torch/fp32/16"]["samples_ms"])
+    assert (rows["torch/fp32/16"]["images"], rows["torch/fp32/16"]["top1"]) == (200, 1.0)
+    assert rows["openvino/fp32/16"]["agreement"] == 0.0
+    # Opened once; batch 1 in four turns of one run; thirteen batches, and the first turn warms up.
+    runs = 1 + FIRST + 3 * LATER + 4 + FIRST + 13
+    assert session.runs == other.runs == runs
+    assert rows["torch/fp32/16"]["warm_up"] == {"runs": FIRST + 1, "stable": True}
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "parts"),
+    [
+        (200, TIMED, [(0, 48), (48, 96), (96, 144), (144, 200)]),
+        (127, TIMED, None),
+        (128, TIMED, [(0, 32), (32, 64), (64, 96), (96, 128)]),
+        (200, BenchOptions(batches=(1, 8), runs=4, rounds=4), None),
+        (200, BenchOptions(batches=(16,), runs=4, rounds=4, scope=Scope.END_TO_END), None),
+        (2000, BenchOptions(batches=(16,), runs=120, rounds=8), None),
+    ],
+)
+def test_images_are_shared_out_over_the_turns_where_they_are_enough(
+    count: int, options: BenchOptions, parts: list[tuple[int, int]] | None
+) -> None:
+    assert parts_of(count, options) == parts
+
+
+def test_turns_of_the_evaluation_are_those_that_samples_are_split_into() -> None:
+    for count in (640, 1000, 2000, 2015):
+        options = BenchOptions(batches=(16,), runs=32, rounds=8)
+        parts = parts_of(count, options)
+        assert parts is not None and parts[-1][1] == count
+        taken = [(last - first) // 16 - 1 for first, last in parts]
+        assert taken == [len(turn) for turn in np.array_split(np.arange(sum(taken)), 8)]
+
+
+def test_a_session_that_fails_while_it_is_evaluated_is_a_failed_row() -> None:
+    bench = Many()
+    bench.session("torch", 1.0, fails_at=20)
+    bench.session("openvino", 1.0)
+    twin = bench.session("openvino-twin", 1.0)
+    bench.candidates[2].same_as = "openvino/fp32"
+    rows = bench.timed(TIMED)
+    assert rows["torch/fp32/16"]["status"] == "failed" and rows["openvino/fp32/16"]["top1"] == 1.0
+    assert rows["openvino-twin/fp32/16"]["top1"] == 1.0 and len(rows["openvino-twin/fp32/16"]["samples_ms"]) == 4
+    assert twin.closed
+
+
+def test_where_the_other_failed_while_measured_the_twin_is_evaluated_after_all() -> None:
+    bench = Many()
+    bench.session("openvino", 1.0, fails_at=20)
+    bench.session("openvino-twin", 1.0)
+    bench.candidates[1].same_as = "openvino/fp32"
+    assert bench.timed(TIMED)["openvino-twin/fp32/1"]["top1"] == 1.0
