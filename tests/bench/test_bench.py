@@ -491,7 +491,7 @@ def test_evaluating_the_images_measures_their_batch() -> None:
     session = bench.session("torch", 1.0)
     other = bench.session("openvino", 2.0, kind=Inverted)
     rows = bench.timed(TIMED)
-    # Twelve full batches in four turns of three, of each the first left out; the eight images that are left in the last.
+    # Twelve full batches in four turns, of each the first left out; the eight images that are left in the last.
     assert [len(rows[f"{name}/fp32/16"]["samples_ms"]) for name in ("torch", "openvino")] == [8, 8]
     assert all(1 < sample < 1.1 for sample in rows["torch/fp32/16"]["samples_ms"])
     assert (rows["torch/fp32/16"]["images"], rows["torch/fp32/16"]["top1"]) == (200, 1.0)
