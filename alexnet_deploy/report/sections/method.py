@@ -30,13 +30,19 @@ def how(document: Mapping[str, Any]) -> str:
         "Each session runs in a process of its own"
         + (f" with {plural(threads[0], 'thread')}." if len(threads) == 1 else "."),
         f"{options['runs']} runs a row, taken in {plural(options['rounds'], 'turn')} that visit every row, so that a "
-        "slower minute of the machine hits all alike. Before each turn a session runs until its times are stable; "
-        "these runs are left out.",
+        "slower minute of the machine hits all alike. Before its first turn a session runs until its times are "
+        "stable, before every later one once; these runs are left out.",
     ]
+    longer = {row["batch"] for row in rows if row["latency_ms"] and row["latency_ms"]["runs"] > options["runs"]}
+    for batch in sorted(longer & {row["batch"] for row in rows if row.get("in_flight", 1) == 1}):
+        lines.append(
+            f"At batch {batch} the evaluation of the images is what was timed: every turn has its share, and its first "
+            "batch is left out."
+        )
     if any(row.get("anchor_ms") for row in rows):
         lines.append(
-            "Before each turn a fixed piece of arithmetic and a fixed read of memory were timed, the anchors: they are "
-            "in the JSON, and show whether the machine itself changed between turns."
+            "Before and after every session of every turn two fixed pieces of work were timed, the anchors: they are "
+            "in the JSON, and `compare` takes them out of what a slower or a faster machine does."
         )
     lines += [
         "The interval is the 95 % bootstrap interval of the median over the samples. A row marked ~ is noisy: the "
