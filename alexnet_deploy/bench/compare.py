@@ -31,12 +31,12 @@ class Bounds:
     """What counts as a regression.
 
     Attributes:
-        slower: A row may take this share longer; a regression is when the whole interval of the ratio lies beyond.
+        slower: A row may take this share longer. Beyond it by estimate, and slower at all beyond doubt, is a regression.
         drop: Top-1, or agreement where there are no labels, may fall by this fraction.
         confidence: Of the intervals.
     """
 
-    slower: float = 0.05
+    slower: float = 0.1
     drop: float = 0.0025
     confidence: float = 0.99
 
@@ -138,11 +138,12 @@ def _compared(
             for side, document in zip((old, new), documents, strict=True)
         )
     ratio, interval = ratio_of_turns(before, after, bounds.confidence)
-    verdict = _verdict(interval, bounds)
+    verdict = _verdict(ratio, interval, bounds)
     accuracy = _accuracy(old, new)
     reasons = []
     if verdict == SLOWER and interval is not None:
-        reasons.append(f"{100 * (ratio - 1):.0f} % slower, at least {100 * (interval[0] - 1):.0f} %")
+        low, high = (100 * (side - 1) for side in interval)
+        reasons.append(f"{100 * (ratio - 1):.0f} % slower ({low:.0f} to {high:.0f} %)")
     if accuracy["change"] is not None and accuracy["change"] < -bounds.drop:
         reasons.append(f"{accuracy['measure']} fell by {-100 * accuracy['change']:.2f} points")
     return row | {
@@ -216,16 +217,17 @@ def _critical_rank(first: int, second: int, tail: float) -> int:
     return int(np.searchsorted(below, tail, side="right"))
 
 
-def _verdict(interval: tuple[float, float] | None, bounds: Bounds) -> str:
+def _verdict(ratio: float, interval: tuple[float, float] | None, bounds: Bounds) -> str:
+    """Slower or faster: by more than the bound by estimate, and at all beyond doubt; the same: within it beyond doubt."""
     if interval is None:
         return UNSURE
     low, high = interval
-    if low > 1 + bounds.slower:
+    most, least = 1 + bounds.slower, 1 / (1 + bounds.slower)
+    if ratio > most and low > 1:
         return SLOWER
-    if high < 1 / (1 + bounds.slower):
+    if ratio < least and high < 1:
         return FASTER
-    inside = low >= 1 / (1 + bounds.slower) and high <= 1 + bounds.slower
-    return SAME if inside else UNSURE
+    return SAME if low >= least and high <= most else UNSURE
 
 
 def _accuracy(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from alexnet_deploy.errors import EXIT_DONE, EXIT_GATE
 @click.option(
     "--max-slower",
     type=click.FloatRange(0, 1000),
-    default=5.0,
+    default=10.0,
     show_default=True,
     metavar="PERCENT",
-    help="A row is a regression where it is slower than this beyond doubt.",
+    help="A row is a regression where it is slower by more than this, and slower at all beyond doubt.",
 )
 @click.option(
     "--max-drop",
