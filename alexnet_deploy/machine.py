@@ -158,6 +158,7 @@ def environment() -> dict[str, Any]:
         "cpu_flags": [flag for flag in _NOTABLE_FLAGS if flag in flags],
         "memory_bytes": memory_bytes(),
         "gpus": count_gpus(),
+        "gpu": gpu_name(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": sys.version.split()[0],
         "packages": tool_versions(*_MEASURED_PACKAGES),

@@ -119,11 +119,17 @@ def timed(
     ]
 
 
+def _files_of(path: Path) -> list[Path]:
+    """The file, and the weights that OpenVINO's format keeps beside it."""
+    weights = path.with_suffix(".bin")
+    return [path, weights] if path.suffix == ".xml" and weights.is_file() else [path]
+
+
 def fingerprint_of(ways: Sequence[Way]) -> list[Any]:
     """What a measurement of these ways depends on."""
     return [
-        [way.label, way.spec.runtime, way.spec.hint, way.spec.threads, sha256_of(way.spec.path),
-         size_of(way.spec.path)] for way in ways
+        [way.label, way.spec.runtime, way.spec.hint, way.spec.threads, *map(sha256_of, _files_of(way.spec.path))]
+        for way in ways
     ]  # fmt: skip
 
 
@@ -135,13 +141,12 @@ def accuracy_of(ways: Sequence[Way], source: ImageSource, preprocessing: Preproc
 
 
 def with_ratios(rows: Sequence[dict[str, Any]], rounds: int) -> list[dict[str, Any]]:
-    """Adds `ours_faster`: against the faster of ours in INT8, against ours with the same hint in FP32."""
+    """Adds `ours_faster`: against ours in the same precision with the same hint."""
     return [{**row, "ours_faster": _ratio(row, _ours(rows, row), rounds)} for row in rows]
 
 
 def _ours(rows: Sequence[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
-    hint = {"hint": row["hint"]} if row["precision"] == "fp32" else {}
-    return _fastest(rows, tool=OURS, **{key: row[key] for key in ("runtime", "precision", "batch")}, **hint)
+    return _fastest(rows, tool=OURS, **{key: row[key] for key in ("runtime", "precision", "batch", "hint")})
 
 
 def _fastest(rows: Sequence[dict[str, Any]], **wanted: Any) -> dict[str, Any]:

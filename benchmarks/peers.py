@@ -47,8 +47,8 @@ RESULT = Path(__file__).parent / "results" / "peers.json"
 @click.option("--render", is_flag=True, help="Measure nothing: write the table of the document that is there.")
 def main(target: str, page: Path | None, render: bool, **values: Any) -> None:
     """Quantizes with every tool, measures all results in turns, and writes document and table."""
-    run = None if render else Run(_asked(**values))
     try:
+        run = None if render else Run(_asked(**values))
         document = recorded(Path(target)) if run is None else run.document()
     except AlexnetDeployError as exc:
         click.echo(f"error: {exc}", err=True)

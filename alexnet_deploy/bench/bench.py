@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_deploy.bench.anchor import Anchor, AnchorTimes
+from alexnet_deploy.bench.anchor import Anchor, AnchorTimes, GuardedAnchor
 from alexnet_deploy.bench.candidate import BenchOptions, Candidate, Taken, running
 from alexnet_deploy.bench.evaluation import evaluate, judge, parts_of
 from alexnet_deploy.bench.peaks import Peaks
 from alexnet_deploy.bench.rows import row_of
 from alexnet_deploy.bench.runner import EVALUATION_BATCH, Runner
-from alexnet_deploy.bench.sampling import AGAIN, UNTIL_STABLE
+from alexnet_deploy.bench.sampling import AGAIN, UNTIL_STABLE, Samples
 from alexnet_deploy.errors import AlexnetDeployError, DataError
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.runtimes.session import KernelTime, SessionSpec
@@ -36,6 +36,7 @@ def rows_from_candidates(
     anchor: Anchor | None = None,
     peaks: Peaks | None = None,
     profiler: Profiler | None = None,
+    watch: Callable[[], None] = lambda: None,
     voice: Voice = SILENT,
 ) -> list[dict[str, Any]]:
     """Measures and returns the rows of `bench --json`; the candidates keep what else was measured of them.
@@ -51,6 +52,7 @@ def rows_from_candidates(
         anchor: Fixed work to measure between all rows; None leaves it out.
         peaks: The machine's, for the roofline.
         profiler: Puts kernels on layers; None leaves the layers out.
+        watch: Called while a device has just computed, to look at its clocks.
         voice: Shows progress.
 
     Raises:
@@ -61,7 +63,7 @@ def rows_from_candidates(
         parts = parts_of(images, options)
         if parts is None:
             evaluate(candidates, voice)
-        _measure(candidates, options, parts, anchor, voice)
+        _measure(candidates, options, parts, GuardedAnchor(anchor, voice), watch, voice)
         judge(candidates, labels)
         if profiler is not None:
             _profile(candidates, options, profiler, voice)
@@ -94,19 +96,24 @@ def _measure(
     candidates: Sequence[Candidate],
     options: BenchOptions,
     parts: Sequence[tuple[int, int]] | None,
-    anchor: Anchor | None,
+    anchor: GuardedAnchor,
+    watch: Callable[[], None],
     voice: Voice,
 ) -> None:
-    if anchor is not None:
-        anchor.open()
+    anchor.open()
     with voice.track("latency", len(options.batches) * options.rounds) as track:
         for batch in options.batches:
             for turn in range(options.rounds):
-                evaluated = parts[turn] if parts is not None and batch == EVALUATION_BATCH else None
-                _turn(candidates, options, batch, turn, evaluated, anchor)
+                part = parts[turn] if parts is not None and batch == EVALUATION_BATCH else None
+                _turn(candidates, options, batch, turn, part, anchor)
                 track.advance(1, f"batch {batch}")
+                if any(candidate.opened and candidate.opened.copies for candidate, _ in running(candidates)):
+                    watch()
     for candidate, runner in running(candidates):
-        candidate.peak_memory_bytes = runner.peak_memory_bytes()
+        try:
+            candidate.peak_memory_bytes = runner.peak_memory_bytes()
+        except AlexnetDeployError as exc:
+            candidate.drop(exc)
 
 
 def _turn(
@@ -114,28 +121,45 @@ def _turn(
     options: BenchOptions,
     batch: int,
     turn: int,
-    evaluated: tuple[int, int] | None,
-    anchor: Anchor | None,
+    part: tuple[int, int] | None,
+    anchor: GuardedAnchor,
 ) -> None:
     """Every session once, and the anchor before and after each."""
-    runs = len(np.array_split(np.arange(options.runs), options.rounds)[turn])
-    warm_up = AGAIN if turn else UNTIL_STABLE
-    before = anchor.measure() if anchor is not None else None
+    before = anchor.measure()
     for candidate, runner in running(candidates):
+        evaluated = part if candidate.same_as is None else None
         try:
-            if evaluated is not None and candidate.same_as is None:
-                logits, samples = runner.evaluate_part(*evaluated, None if turn else UNTIL_STABLE)
-                candidate.parts.append(logits)
-            else:
-                samples = runner.measure(batch, runs, options.scope, warm_up)
+            samples = _samples(candidate, runner, options, batch, turn, evaluated)
         except DataError:
             raise
         except AlexnetDeployError as exc:
             candidate.drop(exc)
             continue
-        after = anchor.measure() if anchor is not None else None
-        candidate.taken.setdefault(batch, Taken()).add(samples, _between(before, after))
+        after = anchor.measure()
+        taken = candidate.taken.setdefault(batch, Taken(evaluated=evaluated is not None))
+        on_device = candidate.opened is not None and candidate.opened.copies
+        # The anchor is work for the CPU, and says nothing of a device.
+        taken.add(samples, None if on_device else _between(before, after))
         before = after
+
+
+def _samples(
+    candidate: Candidate,
+    runner: Runner,
+    options: BenchOptions,
+    batch: int,
+    turn: int,
+    evaluated: tuple[int, int] | None,
+) -> Samples:
+    if evaluated is not None:
+        logits, samples = runner.evaluate_part(*evaluated, None if turn else UNTIL_STABLE)
+        candidate.parts.append(logits)
+        return samples
+    runs = len(np.array_split(np.arange(options.runs), options.rounds)[turn])
+    if candidate.opened is not None and candidate.opened.in_flight > 1:
+        # As many in every turn, whole waves: turns are told apart by their length.
+        runs = -(-options.runs // options.rounds)
+    return runner.measure(batch, runs, options.scope, AGAIN if turn else UNTIL_STABLE)
 
 
 def _between(before: AnchorTimes | None, after: AnchorTimes | None) -> AnchorTimes | None:

@@ -72,6 +72,7 @@ class Taken:
         anchors: Of each turn.
         warm_up: Runs left out before the first turn.
         stable: Whether its times were stable by then.
+        evaluated: Whether they were taken while the images were evaluated.
     """
 
     milliseconds: list[float] = field(default_factory=list)
@@ -79,6 +80,7 @@ class Taken:
     anchors: list[AnchorTimes] = field(default_factory=list)
     warm_up: int = 0
     stable: bool = True
+    evaluated: bool = False
 
     def add(self, samples: Samples, anchor: AnchorTimes | None) -> None:
         """Adds a turn."""

@@ -2,20 +2,18 @@
 
 Every turn of a row is divided by what the anchor took around it, so that a machine that is slower today does not read
 as a regression: by a geometric mean of the compute and the memory anchor, weighted by how much of the row's roofline is
-memory. The ratio of two benches is estimated over their anchored turns, with the exact interval of a rank test.
+memory. The ratio of two benches is estimated over their anchored turns, with the exact interval of a rank test. Rows of
+a device are compared without the anchor, which is work for the CPU.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_deploy.bench.candidate import BENCH_SCHEMA
 from alexnet_deploy.bench.statistics import of_rounds
 from alexnet_deploy.errors import InputError
 
@@ -23,6 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COMPARE_SCHEMA = 1
+# Differences by which the anchors of two benches are not of the same work on the same machine.
+_ANCHORED = {"CPU", "CPUs", "threads", "anchor"}
+_SCOPE = "scope"
+_EMPTY = ("verdict", "ratio", "ci", "raw_ratio", "accuracy")
 FASTER, SLOWER, SAME, UNSURE, GONE, NEW = "faster", "slower", "same", "unsure", "gone", "new"
 
 
@@ -31,7 +33,7 @@ class Bounds:
     """What counts as a regression.
 
     Attributes:
-        slower: A row may take this share longer. Beyond it by estimate, and slower at all beyond doubt, is a regression.
+        slower: A row may take this share longer. By estimate more, and an interval above 1, is a regression.
         drop: Top-1, or agreement where there are no labels, may fall by this fraction.
         confidence: Of the intervals.
     """
@@ -55,51 +57,80 @@ def comparison(old: dict[str, Any], new: dict[str, Any], bounds: Bounds, *, anyw
     Args:
         old, new: Documents of `bench --json`.
         bounds: What counts as a regression.
-        anyway: Compare even where they did not measure the same thing; the document says what differs.
+        anyway: Compare even where they did not measure the same thing; the document says what differs. Another scope
+            is never compared.
 
     Raises:
-        InputError: They did not measure the same thing.
+        InputError: They did not measure the same thing, or there is nothing to compare, or too little.
     """
-    different = list(differences(old, new))
-    if different and not anyway:
+    different = dict(differences(old, new))
+    if different and (not anyway or _SCOPE in different):
         raise InputError(
             "these two benches did not measure the same thing",
-            got="; ".join(different),
+            got="; ".join(different.values()),
             expected="the same machine, threads, scope, images and anchor",
-            remedy="measure both on one machine with the same options, or compare them all the same with --anyway",
+            remedy="measure both on one machine with the same options"
+            + ("" if _SCOPE in different else ", or compare them all the same with --anyway"),
         )
+    pair = _Pair(old, new, bounds, use_anchors=not _ANCHORED & set(different))
     by_key = {row["key"]: row for row in old["rows"]}
-    rows = [_compared(by_key.pop(row["key"], None), row, bounds, (old, new)) for row in new["rows"]]
-    rows += [_compared(row, None, bounds, (old, new)) for row in by_key.values()]
-    regressions = [row["key"] for row in rows if row["regression"]]
+    rows = [pair.row(by_key.pop(row["key"], None), row) for row in new["rows"]]
+    rows += [pair.row(row, None) for row in by_key.values()]
+    _require_an_answer(rows, pair)
     return {
         "schema": COMPARE_SCHEMA,
         "kind": "compare",
         "old": {"made": old["made"], "model": old["model"].get("sha256")},
         "new": {"made": new["made"], "model": new["model"].get("sha256")},
         "bounds": {"slower": bounds.slower, "drop": bounds.drop, "confidence": bounds.confidence},
-        "different": different,
-        "anchored": any(row["anchored"] for row in rows),
+        "different": list(different.values()),
         "rows": rows,
-        "regressions": regressions,
+        "regressions": [row["key"] for row in rows if row["regression"]],
     }
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    """What must be the same in both and is not, in words. Another model or other packages may be what is compared."""
+def _require_an_answer(rows: Sequence[dict[str, Any]], pair: _Pair) -> None:
+    """A gate that could not fail is none.
+
+    Raises:
+        InputError: No row ran in both, or the turns are too few for the confidence.
+    """
+    compared = [row for row in rows if row["ratio"] is not None]
+    if not compared and not any(row["regression"] for row in rows):
+        raise InputError("there is nothing to compare", got="no row that ran in both benches")
+    if any(row["ci"] is None for row in compared):
+        raise InputError(
+            "these benches have too few turns for that confidence",
+            got=f"{pair.rounds[0]} and {pair.rounds[1]} turns",
+            expected=f"{_least_turns(pair.bounds.confidence)} or more in each",
+            remedy="measure more --runs, or ask for less --confidence",
+        )
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What must be the same in both and is not, by name and in words; another model may be what is compared."""
     for what, path in (
         ("CPU", ("environment", "cpu")),
         ("CPUs", ("environment", "cpus")),
         ("GPU", ("environment", "gpu")),
+        ("GPUs", ("environment", "gpus")),
         ("threads", ("options", "threads")),
-        ("scope", ("options", "scope")),
+        (_SCOPE, ("options", "scope")),
         ("images", ("data", "name")),
         ("number of images", ("data", "images")),
+        ("labels", ("data", "labelled")),
         ("anchor", ("anchor",)),
     ):
         before, after = (_at(document, path) for document in (old, new))
         if before != after:
-            yield f"{what}: {before} and {after}"
+            yield what, f"{what}: {before} and {after}"
+    before, after = (
+        {row["key"]: row.get("evaluated") for row in document["rows"] if row["status"] == "ok"}
+        for document in (old, new)
+    )
+    other = [key for key in before if key in after and before[key] != after[key]]
+    if other:
+        yield "samples", f"samples: {', '.join(other)} were taken while evaluating in one, and in a loop in the other"
 
 
 def _at(document: dict[str, Any], path: Sequence[str]) -> Any:
@@ -109,65 +140,70 @@ def _at(document: dict[str, Any], path: Sequence[str]) -> Any:
     return value
 
 
-def _compared(
-    old: dict[str, Any] | None, new: dict[str, Any] | None, bounds: Bounds, documents: tuple[dict[str, Any], ...]
-) -> dict[str, Any]:
-    known = new or old
-    assert known is not None
-    row: dict[str, Any] = {
-        "key": known["key"],
-        "verdict": None,
-        "ratio": None,
-        "ci": None,
-        "raw_ratio": None,
-        "anchored": False,
-        "accuracy": None,
-        "regression": False,
-        "reasons": [],
-    }
-    ran = [side is not None and side["status"] == "ok" for side in (old, new)]
-    if not all(ran):
-        return row | _missing(old, new, ran)
-    assert old is not None and new is not None
-    share = _memory_share(new, old)
-    before, after = (_anchored(side, document, share) for side, document in zip((old, new), documents, strict=True))
-    anchored = before is not None and after is not None
-    if before is None or after is None:
-        before, after = (
-            of_rounds(np.asarray(side["samples_ms"]), _rounds(document, side))
-            for side, document in zip((old, new), documents, strict=True)
-        )
-    ratio, interval = ratio_of_turns(before, after, bounds.confidence)
-    verdict = _verdict(ratio, interval, bounds)
-    accuracy = _accuracy(old, new)
-    reasons = []
-    if verdict == SLOWER and interval is not None:
-        low, high = (100 * (side - 1) for side in interval)
-        reasons.append(f"{100 * (ratio - 1):.0f} % slower ({low:.0f} to {high:.0f} %)")
-    if accuracy["change"] is not None and accuracy["change"] < -bounds.drop:
-        reasons.append(f"{accuracy['measure']} fell by {-100 * accuracy['change']:.2f} points")
-    return row | {
-        "verdict": verdict,
-        "ratio": round(ratio, 4),
-        "ci": None if interval is None else [round(side, 4) for side in interval],
-        "raw_ratio": round(new["latency_ms"]["median"] / old["latency_ms"]["median"], 4),
-        "anchored": anchored,
-        "accuracy": accuracy,
-        "regression": bool(reasons),
-        "reasons": reasons,
-    }
+@dataclass(frozen=True)
+class _Pair:
+    """Two benches, and how their rows are compared."""
+
+    old: dict[str, Any]
+    new: dict[str, Any]
+    bounds: Bounds
+    use_anchors: bool
+
+    @property
+    def rounds(self) -> tuple[int, int]:
+        return int(self.old["options"]["rounds"]), int(self.new["options"]["rounds"])
+
+    def row(self, old: dict[str, Any] | None, new: dict[str, Any] | None) -> dict[str, Any]:
+        """One row of the document."""
+        known = new or old
+        assert known is not None
+        empty = {"key": known["key"], **dict.fromkeys(_EMPTY), "anchored": False, "regression": False, "reasons": []}
+        ran = [side is not None and side["status"] == "ok" for side in (old, new)]
+        if old is None or new is None or not all(ran):
+            return empty | _missing(new, ran)
+        before, after, anchored = self._turns(old, new)
+        ratio, interval = ratio_of_turns(before, after, self.bounds.confidence)
+        verdict, accuracy = _verdict(ratio, interval, self.bounds), _accuracy(old, new)
+        reasons = []
+        if verdict == SLOWER and interval is not None:
+            low, high = (100 * (side - 1) for side in interval)
+            reasons.append(f"{100 * (ratio - 1):.0f} % slower ({low:.0f} to {high:.0f} %)")
+        if accuracy["change"] is not None and accuracy["change"] < -self.bounds.drop:
+            reasons.append(f"{accuracy['measure']} fell by {-100 * accuracy['change']:.2f} points")
+        return empty | {
+            "verdict": verdict,
+            "ratio": round(ratio, 4),
+            "ci": None if interval is None else [round(side, 4) for side in interval],
+            "raw_ratio": round(new["latency_ms"]["median"] / old["latency_ms"]["median"], 4),
+            "anchored": anchored,
+            "accuracy": accuracy,
+            "regression": bool(reasons),
+            "reasons": reasons,
+        }
+
+    def _turns(self, old: dict[str, Any], new: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+        """The turns of both, over their anchors where both have them and these are of the same work."""
+        turns = [
+            of_rounds(np.asarray(side["samples_ms"]), min(rounds, len(side["samples_ms"])))
+            for side, rounds in zip((old, new), self.rounds, strict=True)
+        ]
+        share = _memory_share(new, old)
+        anchors = [_anchor(side, share) for side in (old, new)] if self.use_anchors else [None, None]
+        over = [
+            times / anchor
+            for times, anchor in zip(turns, anchors, strict=True)
+            if anchor is not None and len(anchor) == len(times)
+        ]
+        before, after = over if len(over) == len(turns) else turns
+        return before, after, len(over) == len(turns)
 
 
-def _missing(old: dict[str, Any] | None, new: dict[str, Any] | None, ran: Sequence[bool]) -> dict[str, Any]:
+def _missing(new: dict[str, Any] | None, ran: Sequence[bool]) -> dict[str, Any]:
     """A row that ran and does not any more is a regression: what a gate lets pass must have been measured."""
     if ran[0]:
         why = f"{new['status']}: {new['reason']}" if new is not None else "the row is not in the new bench"
         return {"verdict": GONE, "regression": True, "reasons": [f"it does not run any more ({why})"]}
     return {"verdict": NEW if ran[1] else None}
-
-
-def _rounds(document: dict[str, Any], row: dict[str, Any]) -> int:
-    return min(int(document["options"]["rounds"]), len(row["samples_ms"]))
 
 
 def _memory_share(*rows: dict[str, Any]) -> float:
@@ -176,14 +212,13 @@ def _memory_share(*rows: dict[str, Any]) -> float:
     return float(known[0]) if known else 0.5
 
 
-def _anchored(row: dict[str, Any], document: dict[str, Any], share: float) -> NDArray[np.float64] | None:
-    """The median of each turn over the anchor's time; None where no anchor was measured."""
+def _anchor(row: dict[str, Any], share: float) -> NDArray[np.float64] | None:
+    """What the anchor took around each turn, its two pieces weighted; None where it was not measured."""
     anchor = row.get("anchor_ms")
-    turns = of_rounds(np.asarray(row["samples_ms"]), _rounds(document, row))
-    if not anchor or len(anchor["compute"]) != len(turns):
+    if not anchor or len(anchor["compute"]) != len(anchor["memory"]):
         return None
     compute, memory = (np.asarray(anchor[piece], np.float64) for piece in ("compute", "memory"))
-    return np.asarray(turns / (compute ** (1 - share) * memory**share), np.float64)
+    return np.asarray(compute ** (1 - share) * memory**share, np.float64)
 
 
 def ratio_of_turns(
@@ -191,8 +226,9 @@ def ratio_of_turns(
 ) -> tuple[float, tuple[float, float] | None]:
     """New over old, above 1 is slower: the Hodges-Lehmann estimate on logarithms, with its exact interval.
 
-    The interval is that of the rank test of Mann and Whitney (D. Bauer, 1972): it supposes nothing of how the turns are
-    distributed, and holds for a few of them, where a bootstrap of medians is too narrow.
+    The interval is that of the rank test of Mann and Whitney (D. Bauer, 1972). It holds for any distribution of the
+    turns, and for a few of them too, as long as they are drawn alike and apart from each other; what two processes of
+    one session have in common with themselves alone is not in it.
 
     Returns:
         The ratio, and its interval; None where the turns are too few for the confidence.
@@ -217,8 +253,13 @@ def _critical_rank(first: int, second: int, tail: float) -> int:
     return int(np.searchsorted(below, tail, side="right"))
 
 
+def _least_turns(confidence: float) -> int:
+    """Turns a side with which the interval exists."""
+    return next(turns for turns in range(1, 100) if _critical_rank(turns, turns, (1 - confidence) / 2))
+
+
 def _verdict(ratio: float, interval: tuple[float, float] | None, bounds: Bounds) -> str:
-    """Slower or faster: by more than the bound by estimate, and at all beyond doubt; the same: within it beyond doubt."""
+    """Slower or faster: by estimate beyond the bound, the interval on that side of 1. The same: all of it within."""
     if interval is None:
         return UNSURE
     low, high = interval
@@ -235,25 +276,3 @@ def _accuracy(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     before, after = old[measure], new[measure]
     change = None if before is None or after is None else round(after - before, 6)
     return {"measure": measure, "old": before, "new": after, "change": change}
-
-
-def read_bench(path: Path) -> dict[str, Any]:
-    """A document that `bench` wrote.
-
-    Raises:
-        InputError: The file is none, or of an older schema.
-    """
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError) as exc:
-        raise InputError(f"{path} is no bench", got=str(exc), expected="the JSON that `bench` writes") from exc
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != BENCH_SCHEMA or not isinstance(document.get("rows"), list):
-        raise InputError(
-            f"{path} is no bench that can be compared",
-            got=f"schema {schema}",
-            expected=f"schema {BENCH_SCHEMA}, with rows",
-            remedy="measure it again with `alexnet-deploy bench`",
-        )
-    found: dict[str, Any] = document
-    return found

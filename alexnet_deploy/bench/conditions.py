@@ -1,16 +1,21 @@
-"""What else the machine was doing while it was measured: other load, CPU taken by a hypervisor, clocks of the GPU."""
+"""What else the machine was doing while it was measured: other work, CPU taken by a host, clocks of the GPU."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Of one CPU; above it something else was running when the bench began.
-BUSY_LOAD = 0.5
+from alexnet_deploy.machine import usable_cpus
+
+# CPUs' worth of other work in the second before the bench; above it, its figures are noisy.
+BUSY_CPUS = 0.2
+_WATCHED_SECONDS = 1.0
 # Of the time of all CPUs; above it the machine is shared with others that were busy.
 BUSY_STEAL = 0.02
 _QUERY = (
@@ -22,29 +27,47 @@ _SECONDS = 20
 _FIGURES = ("sm_mhz", "memory_mhz", "temperature_c", "power_w")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Ticks:
+    """Of all CPUs since boot: what the host took, what ran, and everything."""
+
+    stolen: int
+    busy: int
+    all: int
+
+
 @dataclass
 class Conditions:
     """Watches from when it is made until `to_json`.
 
     Attributes:
         proc: Where the kernel tells its figures.
+        sleep: Waits while nothing of ours runs; a test injects its own.
     """
 
     proc: Path = Path("/proc")
-    _load: float | None = field(default=None, init=False)
-    _cpu: tuple[int, int] | None = field(default=None, init=False)
+    sleep: Callable[[float], None] = time.sleep
+    _busy: float | None = field(default=None, init=False)
+    _cpu: _Ticks | None = field(default=None, init=False)
     _gpus: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self._load = self._running_share()
+        before = self._ticks()
+        self.sleep(_WATCHED_SECONDS)
         self._cpu = self._ticks()
+        if before is not None and self._cpu is not None and self._cpu.all > before.all:
+            self._busy = usable_cpus() * (self._cpu.busy - before.busy) / (self._cpu.all - before.all)
         self._gpus = gpu_states("before")
 
     def busy(self) -> str | None:
-        """A sentence where the machine was not idle at the start."""
-        if self._load is None or self._load < BUSY_LOAD:
+        """A sentence where the machine was not idle just before."""
+        if self._busy is None or self._busy < BUSY_CPUS:
             return None
-        return f"{self._load:.1f} CPUs were busy with something else when the bench began: its figures are noisy"
+        return f"{self._busy:.1f} CPUs were busy with something else when the bench began: its figures are noisy"
+
+    def look(self) -> None:
+        """Reads the GPUs' clocks while they are hot."""
+        self._gpus += gpu_states("measured")
 
     def to_json(self) -> dict[str, Any]:
         """The conditions so far, with sentences on what was not as it should be."""
@@ -54,33 +77,28 @@ class Conditions:
             warnings.append(f"{100 * steal:.0f} % of the CPUs' time went to other guests of this machine's host")
         throttled = sorted({f"{gpu['name']} was slowed down: {why}" for gpu in gpus for why in gpu["throttle"]})
         return {
-            "load_average": self._load,
+            "busy_cpus": None if self._busy is None else round(self._busy, 2),
             "steal_share": None if steal is None else round(steal, 4),
             "gpu": gpus or None,
             "warnings": warnings + throttled,
         }
 
-    def _running_share(self) -> float | None:
-        """The load average of the last minute: CPUs' worth of runnable processes."""
-        try:
-            return float((self.proc / "loadavg").read_text().split()[0])
-        except (OSError, ValueError, IndexError):
-            return None
-
-    def _ticks(self) -> tuple[int, int] | None:
-        """Stolen and all ticks since boot (proc(5): user nice system idle iowait irq softirq steal)."""
+    def _ticks(self) -> _Ticks | None:
+        """Ticks since boot (proc(5): user nice system idle iowait irq softirq steal)."""
         try:
             first = (self.proc / "stat").read_text().splitlines()[0].split()[1:9]
             ticks = [int(tick) for tick in first]
         except (OSError, ValueError, IndexError):
             return None
-        return (ticks[7], sum(ticks)) if len(ticks) == 8 else None
+        if len(ticks) < 8:
+            return None
+        return _Ticks(stolen=ticks[7], busy=sum(ticks) - ticks[3] - ticks[4] - ticks[7], all=sum(ticks))
 
     def _steal(self) -> float | None:
         before, after = self._cpu, self._ticks()
-        if before is None or after is None or after[1] <= before[1]:
+        if before is None or after is None or after.all <= before.all:
             return None
-        return (after[0] - before[0]) / (after[1] - before[1])
+        return (after.stolen - before.stolen) / (after.all - before.all)
 
 
 def gpu_states(at: str) -> list[dict[str, Any]]:

@@ -21,8 +21,6 @@ from alexnet_deploy.specs import Precision
 PEAKS_VERSION = 1
 _SIDE, _RUNS = 1536, 8
 _READ_BYTES = 512 << 20
-# A GPU's caches hold tens of megabytes and its products take microseconds.
-_GPU_SIDE, _GPU_READ_BYTES = 8192, 4 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +28,7 @@ class Peaks:
     """The most that a device attains.
 
     Attributes:
-        device: `cpu` or `cuda`.
+        device: `cpu`.
         threads: CPU threads it was measured with.
         read_bytes_per_second: Of memory that no cache holds.
         macs_per_second: Multiply-adds by precision; a precision that the device has no kernels for is absent.
@@ -65,13 +63,13 @@ class Peaks:
         )
 
 
-def measured_peaks(device: str, threads: int) -> Peaks:
+def measured_peaks(threads: int) -> Peaks:
     """Measures in a process of its own, which takes a few seconds.
 
     Raises:
         SessionError: The process ended.
     """
-    worker = Worker(_MakeMeter(device, threads), "the measurement of peaks")
+    worker = Worker(_MakeMeter(threads), "the measurement of peaks")
     worker.start()
     try:
         peaks: Peaks = worker.ask("peaks")
@@ -82,11 +80,10 @@ def measured_peaks(device: str, threads: int) -> Peaks:
 
 @dataclass(frozen=True)
 class _MakeMeter:
-    device: str
     threads: int
 
     def __call__(self) -> _Meter:
-        return _Meter(self.device, self.threads)
+        return _Meter(self.threads)
 
 
 # What a kernel is called, how much one run of it does, and the run.
@@ -96,24 +93,23 @@ _Kernel = tuple[str, float, Callable[[], object]]
 class _Meter:
     """Runs the kernels."""
 
-    def __init__(self, device: str, threads: int) -> None:
+    def __init__(self, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
         torch.manual_seed(0)
-        self._device, self._threads = device, threads
+        self._threads = threads
 
     def peaks(self) -> Peaks:
         rates, kernels = dict[str, float](), dict[str, str]()
-        on_gpu = self._device == "cuda"
-        for name, of in {"read": self._reads, **(self._gpu_products if on_gpu else self._cpu_products)()}.items():
+        for name, of in {"read": self._reads, **self._products()}.items():
             for kernel, amount, run in of():
                 rate = amount / self._best_seconds(run)
                 if rate > rates.get(name, 0.0):
                     rates[name], kernels[name] = rate, kernel
         read = rates.pop("read")
         return Peaks(
-            device=self._device,
+            device="cpu",
             threads=self._threads,
             read_bytes_per_second=read,
             macs_per_second=rates,
@@ -121,62 +117,43 @@ class _Meter:
         )
 
     def _best_seconds(self, run: Callable[[], object]) -> float:
-        import torch
-
-        def finished() -> None:
-            run()
-            if self._device == "cuda":
-                torch.cuda.synchronize()
-
-        finished()
+        run()
         times = []
         for _ in range(_RUNS):
             started = time.perf_counter()
-            finished()
+            run()
             times.append(time.perf_counter() - started)
         return min(times)
 
     def _reads(self) -> Iterator[_Kernel]:
         import torch
 
-        size_bytes = _GPU_READ_BYTES if self._device == "cuda" else _READ_BYTES
-        values = torch.ones(size_bytes // 4, device=self._device)
-        yield "torch.sum", size_bytes, values.sum
-        yield "torch.max", size_bytes, values.max
+        values = torch.ones(_READ_BYTES // 4)
+        yield "torch.sum", _READ_BYTES, values.sum
+        yield "torch.max", _READ_BYTES, values.max
 
-    def _cpu_products(self) -> dict[str, Callable[[], Iterator[_Kernel]]]:
+    def _products(self) -> dict[str, Callable[[], Iterator[_Kernel]]]:
         products = {Precision.FP32.value: self._fp32, Precision.INT8.value: self._int8}
         if cpu_flags() & CPU_BF16_FLAGS:
-            products[Precision.BF16.value] = lambda: self._product("bfloat16", _SIDE)
+            products[Precision.BF16.value] = lambda: self._product("bfloat16")
         return products
 
-    def _gpu_products(self) -> dict[str, Callable[[], Iterator[_Kernel]]]:
-        return {
-            Precision.FP32.value: lambda: self._product("float32", _GPU_SIDE),
-            Precision.FP16.value: lambda: self._product("float16", _GPU_SIDE),
-            Precision.BF16.value: lambda: self._product("bfloat16", _GPU_SIDE),
-            Precision.INT8.value: lambda: self._int_product(_GPU_SIDE),
-        }
-
-    def _product(self, kind: str, side: int) -> Iterator[_Kernel]:
+    def _product(self, kind: str) -> Iterator[_Kernel]:
         import torch
 
-        factor = torch.randn(side, side, device=self._device).to(getattr(torch, kind))
-        yield "torch.mm", float(side) ** 3, lambda: torch.mm(factor, factor)
-
-    def _int_product(self, side: int) -> Iterator[_Kernel]:
-        import torch
-
-        factor = torch.randint(-127, 128, (side, side), dtype=torch.int8, device=self._device)
-        yield "torch._int_mm", float(side) ** 3, lambda: torch._int_mm(factor, factor)
+        factor = torch.randn(_SIDE, _SIDE).to(getattr(torch, kind))
+        yield "torch.mm", float(_SIDE) ** 3, lambda: torch.mm(factor, factor)
 
     def _fp32(self) -> Iterator[_Kernel]:
-        yield from self._product("float32", _SIDE)
+        yield from self._product("float32")
         factor = np.random.default_rng(0).standard_normal((_SIDE, _SIDE)).astype(np.float32)
         yield "ONNX Runtime MatMul", float(_SIDE) ** 3, self._onnx_product("MatMul", factor, factor)
 
     def _int8(self) -> Iterator[_Kernel]:
-        yield from self._int_product(_SIDE)
+        import torch
+
+        factor = torch.randint(-127, 128, (_SIDE, _SIDE), dtype=torch.int8)
+        yield "torch._int_mm", float(_SIDE) ** 3, lambda: torch._int_mm(factor, factor)
         random = np.random.default_rng(0)
         left = random.integers(0, 256, (_SIDE, _SIDE)).astype(np.uint8)
         right = random.integers(-127, 128, (_SIDE, _SIDE)).astype(np.int8)

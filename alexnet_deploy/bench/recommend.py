@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-# Top-1 that a row may lose against the reference without being passed over, where the loss is no more than chance or
-# no more than this, as a fraction.
+# Top-1 that a row may lose against the reference without being passed over, as a fraction. Whether the loss is beyond
+# chance does not count: of few images any loss is chance.
 MAX_DROP = 0.005
-_CHANCE = 0.05
+# Below it another row's throughput is not worth a sentence.
+_MORE = 1.05
 
 
 def recommendations(rows: Sequence[dict[str, Any]], batches: Sequence[int], machine: str) -> list[dict[str, Any]]:
@@ -81,9 +82,6 @@ def keeps_accuracy(row: dict[str, Any]) -> bool:
     flips = row["flips"]
     if row["top1"] is None:
         return bool(row["agreement"] >= 1 - MAX_DROP)
-    if flips["p_value"] >= _CHANCE or flips["won"] >= flips["lost"]:
-        return True
-    # As many images as the share of disagreement says: lost - won of all.
     return bool((flips["lost"] - flips["won"]) / max(1, row["images"]) <= MAX_DROP)
 
 
@@ -94,9 +92,9 @@ def _sentence(machine: str, batch: int, chosen: dict[str, Any] | None, ran: Sequ
     parts = [f"its median of {latency['median']:.2f} ms is {_rival(chosen, ran)}", _loss(chosen)]
     if chosen["size_bytes"]:
         parts.append(f"its file is {chosen['size_bytes'] / 1e6:.0f} MB")
-    best = max(ran, key=lambda row: float(row["throughput_ips"]))
+    best = max(filter(keeps_accuracy, ran), key=lambda row: float(row["throughput_ips"]))
     more = ""
-    if best["throughput_ips"] > 1.05 * chosen["throughput_ips"] and keeps_accuracy(best):
+    if best["throughput_ips"] > _MORE * chosen["throughput_ips"]:
         more = f" Where only images per second count, {_name(best)} gives {best['throughput_ips']:.0f}"
         more += f" against {chosen['throughput_ips']:.0f}."
     why = f"{', '.join(parts[:-1])} and {parts[-1]}"
@@ -104,9 +102,12 @@ def _sentence(machine: str, batch: int, chosen: dict[str, Any] | None, ran: Sequ
 
 
 def _rival(chosen: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
-    others = [row for row in ran if row["runtime"] != chosen["runtime"] and row["in_flight"] == 1]
+    """How the chosen row stands to the best of another runtime among those that keep the accuracy."""
+    others = [
+        row for row in ran if row["runtime"] != chosen["runtime"] and row["in_flight"] == 1 and keeps_accuracy(row)
+    ]
     if not others:
-        return "the lowest here"
+        return "the lowest of those that keep the accuracy"
     rival = min(others, key=lambda row: float(row["latency_ms"]["median"]))
     ratio = rival["latency_ms"]["median"] / chosen["latency_ms"]["median"]
     if rival["latency_ms"]["ci95"][0] <= chosen["latency_ms"]["ci95"][1]:

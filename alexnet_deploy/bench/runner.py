@@ -34,11 +34,13 @@ class Opened:
 
     Attributes:
         in_flight: Requests that run at once while it is measured.
+        copies: Whether it computes on a device.
     """
 
     load_ms: float
     first_inference_ms: float
     in_flight: int = 1
+    copies: bool = False
 
 
 class Runner(Protocol):
@@ -129,6 +131,7 @@ class LocalRunner:
             load_ms=(loaded - started) * 1e3,
             first_inference_ms=(done - loaded) * 1e3,
             in_flight=self._session.in_flight,
+            copies=self._session.copies,
         )
 
     def measure(self, batch: int, runs: int, scope: Scope = Scope.COPIES, warm_up: WarmUp = UNTIL_STABLE) -> Samples:

@@ -76,7 +76,7 @@ class Sampler:
     clock: Callable[[], float]
 
     def samples(self, runs: int, warm_up: WarmUp) -> Samples:
-        """Takes `runs` samples; where requests overlap, as many as give each of those in flight two or more.
+        """Takes `runs` samples; where requests overlap, at least two of each that is in flight.
 
         Raises:
             RuntimeUnavailableError: The scope is compute, and the runtime does not tell it from the copies.
@@ -89,9 +89,8 @@ class Sampler:
         taken, stable = self.warm(warm_up, images)
         started = self.clock()
         if overlaps:
-            requests = self.session.in_flight * max(2, round(runs / self.session.in_flight))
-            times = self.session.run_overlapped(images, requests, self.clock)
-            milliseconds = [1e3 * seconds for seconds in times]
+            waves = max(2, -(-runs // self.session.in_flight))
+            milliseconds = self._overlapped(images, waves)
         else:
             milliseconds = [self._once(images) for _ in range(runs)]
         return Samples(milliseconds=milliseconds, seconds=self.clock() - started, warm_up=taken, stable=stable)
@@ -102,12 +101,22 @@ class Sampler:
         started, times = self.clock(), list[float]()
         window = warm_up.window
         while len(times) < warm_up.most:
-            times.append(self._once(images))
+            times.append(self._warming(images))
             if len(times) >= warm_up.least and is_stable(times, window, warm_up.tolerance):
                 return len(times), True
             if self.clock() - started > warm_up.seconds and len(times) >= min(warm_up.least, 2):
                 break
         return len(times), False
+
+    def _warming(self, images: NDArray[np.float32]) -> float:
+        """As it will be measured: requests in flight warm all of them."""
+        if self.session.in_flight == 1:
+            return self._once(images)
+        return float(np.median(self._overlapped(images, 1)))
+
+    def _overlapped(self, images: NDArray[np.float32], waves: int) -> list[float]:
+        times = self.session.run_overlapped(images, waves * self.session.in_flight, self.clock)
+        return [1e3 * seconds for seconds in times]
 
     def _once(self, images: NDArray[np.float32]) -> float:
         started = self.clock()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from alexnet_deploy.bench.loadgen_options import LoadOptions, Scenario
 from alexnet_deploy.cli.options import (
@@ -82,9 +83,10 @@ _MOST_ROUNDS = 8
 @json_option
 @workdir_option
 @quiet_option
+@click.pass_context
 def command(
-    model: str, variant: str | None, runtimes: tuple[str, ...], precisions: tuple[str, ...], batches: str, runs: int,
-    scope: str, threads: int, data: str | None, images: int | None, skip_bad: bool, details: bool,
+    context: click.Context, model: str, variant: str | None, runtimes: tuple[str, ...],
+    precisions: tuple[str, ...], batches: str, runs: int, scope: str, threads: int, data: str | None, images: int | None, skip_bad: bool, details: bool,
     scenario: str | None, valid_length: bool, target_qps: float | None, target_latency: float | None,
     output: Path | None, as_json: bool, workdir: Path, voice: Voice,
 ) -> int:  # fmt: skip
@@ -101,6 +103,7 @@ def command(
         "skip_bad": skip_bad,
     }
     if scenario is not None:
+        _require_no(context, "batches", "runs", "scope", "details")
         load = LoadOptions(
             scenario=Scenario(scenario),
             valid_length=valid_length,
@@ -128,6 +131,17 @@ def command(
     voice.say(f"wrote {path} and {report}")
     show_bench(document, as_json=as_json)
     return _exit_code(document)
+
+
+def _require_no(context: click.Context, *names: str) -> None:
+    """Options that LoadGen decides about must not be given beside a scenario, where they would be ignored."""
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"{', '.join(given)} cannot be given with --scenario: the load generator decides it.")
 
 
 def _run_scenario(

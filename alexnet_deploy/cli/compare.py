@@ -20,7 +20,7 @@ from alexnet_deploy.errors import EXIT_DONE, EXIT_GATE
     default=10.0,
     show_default=True,
     metavar="PERCENT",
-    help="A row is a regression where it is slower by more than this, and slower at all beyond doubt.",
+    help="A row is a regression where it is slower by more than this, and its whole interval is above 1.",
 )
 @click.option(
     "--max-drop",
@@ -38,7 +38,9 @@ from alexnet_deploy.errors import EXIT_DONE, EXIT_GATE
     metavar="PERCENT",
     help="Of the intervals of the ratios.",
 )
-@click.option("--anyway", is_flag=True, help="Compare benches of different machines, threads, scopes or images.")
+@click.option(
+    "--anyway", is_flag=True, help="Compare benches of different machines, threads or images, then without the anchor."
+)
 @click.option("--markdown", is_flag=True, help="Print a table in Markdown, for a pull request.")
 @json_option
 def command(
@@ -50,7 +52,8 @@ def command(
     OLD and NEW are documents that `bench` wrote. Times are taken relative to fixed work that every bench measures
     between its rows, so that a machine that is slower today is no regression. Exit code 3 on a regression.
     """
-    from alexnet_deploy.bench.compare import Bounds, comparison, read_bench
+    from alexnet_deploy.bench.compare import Bounds, comparison
+    from alexnet_deploy.bench.documents import read_bench
 
     bounds = Bounds(slower=max_slower / 100, drop=max_drop / 100, confidence=confidence / 100)
     document = comparison(read_bench(old), read_bench(new), bounds, anyway=anyway)

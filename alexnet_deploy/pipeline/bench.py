@@ -17,7 +17,7 @@ from alexnet_deploy.bench.profile import profile_from_kernels
 from alexnet_deploy.bench.recommend import recommendations
 from alexnet_deploy.bench.rows import session_entry
 from alexnet_deploy.bench.runner import RemoteRunner
-from alexnet_deploy.machine import count_gpus, environment, gpu_name, version_of
+from alexnet_deploy.machine import environment, gpu_name, version_of
 from alexnet_deploy.pipeline.candidates import candidates_of
 from alexnet_deploy.pipeline.costs import Costs, peaks_in_workspace
 from alexnet_deploy.pipeline.evaluation import EvaluationImages
@@ -68,6 +68,7 @@ def bench_document(
         anchor=RemoteAnchor(options.threads),
         peaks=peaks,
         profiler=_Profiler(costs, peaks) if options.details else None,
+        watch=conditions.look,
         voice=voice,
     )
     for row in rows:
@@ -79,7 +80,22 @@ def bench_document(
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - started, 1),
         "environment": environment(),
-        "conditions": conditions.to_json(),
+        "conditions": _with_unstable(conditions.to_json(), rows),
+        **_what(deployment, options, images),
+        "peaks": peaks.to_json(),
+        "network": costs.layers,
+        "sessions": [session_entry(each) for each in candidates],
+        "rows": rows,
+        "recommendation": recommendations(rows, options.batches, _machine()),
+        "profiles": [profile for each in candidates for profile in each.profiles],
+        "sensitivity": sensitive,
+        **_evidence(deployment, candidates, images),
+    }
+
+
+def _what(deployment: Deployment, options: BenchOptions, images: EvaluationImages) -> dict[str, Any]:
+    """What was measured, and how: entries that two benches must share to be compared."""
+    return {
         "anchor": {"version": ANCHOR_VERSION, "torch": version_of("torch")},
         "model": {
             **deployment.info.to_json(),
@@ -94,15 +110,16 @@ def bench_document(
             "threads": options.threads,
             "scope": options.scope.value,
         },
-        "peaks": peaks.to_json(),
-        "network": costs.layers,
-        "sessions": [session_entry(each) for each in candidates],
-        "rows": rows,
-        "recommendation": recommendations(rows, options.batches, _machine()),
-        "profiles": [profile for each in candidates for profile in each.profiles],
-        "sensitivity": sensitive,
-        **_evidence(deployment, candidates, images),
     }
+
+
+def _with_unstable(conditions: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Adds a warning where sessions were measured though their times had not settled."""
+    unstable = [row["key"] for row in rows if row["warm_up"] and not row["warm_up"]["stable"]]
+    if not unstable:
+        return conditions
+    warning = f"not stable after the warm-up, and measured all the same: {', '.join(unstable)}"
+    return conditions | {"warnings": [*conditions["warnings"], warning]}
 
 
 class _Profiler:
@@ -119,8 +136,8 @@ class _Profiler:
 
 def _machine() -> str:
     """What the recommendation calls this machine."""
-    machine = environment()
-    return str(gpu_name() if count_gpus() else f"{machine['cpu']} ({machine['cpus']} CPUs)")
+    machine, gpu = environment(), gpu_name()
+    return f"{machine['cpu']} ({machine['cpus']} CPUs){f' with {gpu}' if gpu else ''}"
 
 
 def _evidence(deployment: Deployment, candidates: Sequence[Candidate], images: EvaluationImages) -> dict[str, Any]:

@@ -81,7 +81,15 @@ def candidates_of(
             got=f"{', '.join(wanted)} in {', '.join(precisions)}",
             expected="; ".join(f"{name}: {', '.join(_OFFERED[name])}" for name in wanted),
         )
-    return [dataclasses.replace(each, costs=costs.of(each.spec) if each.reason is None else ()) for each in found]
+    return [_with_costs(each, costs) if each.reason is None else each for each in found]
+
+
+def _with_costs(candidate: Candidate, costs: Costs) -> Candidate:
+    needed = costs.of(candidate.spec)
+    if candidate.spec.runtime not in _TORCH:
+        return dataclasses.replace(candidate, costs=needed)
+    # The checkpoint is compressed, and may be pruned: what torch holds is what is as large as another's file.
+    return dataclasses.replace(candidate, costs=needed, size_bytes=sum(cost.run_bytes for cost in needed))
 
 
 def _candidates(

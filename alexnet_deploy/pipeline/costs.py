@@ -9,15 +9,16 @@ from typing import Any
 from alexnet_deploy.bench.peaks import PEAKS_VERSION, Peaks, measured_peaks
 from alexnet_deploy.bench.profile import layers_of_nodes
 from alexnet_deploy.bench.roofline import LayerCost
-from alexnet_deploy.machine import cpu_flags, environment, gpu_name
+from alexnet_deploy.machine import cpu_flags, environment
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.workspace import Made
 from alexnet_deploy.runtimes.session import BF16_HINT, SessionSpec
 from alexnet_deploy.specs import Precision
 
+CPU_RUNTIMES = ("torch", "torch-compile", "onnxruntime-cpu", "openvino")
 # Of an activation at the border of the network, FP32 wherever it runs.
 _BORDER_BYTES = 4
-_WEIGHT_BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.BF16: 2}
+_WEIGHT_BYTES = {Precision.FP32: 4, Precision.BF16: 2}
 
 
 class Costs:
@@ -44,7 +45,9 @@ class Costs:
         return layers_of_nodes(self.nodes)
 
     def of(self, spec: SessionSpec) -> tuple[LayerCost, ...]:
-        """What every layer with weights needs in a session."""
+        """What every layer with weights needs in a session; nothing of a device's, whose peaks are not measured."""
+        if spec.runtime not in CPU_RUNTIMES:
+            return ()
         weighted = [layer for layer in self.layers if layer["macs"]]
         side = self._deployment.info.preprocessing.image_size
         found = []
@@ -76,9 +79,7 @@ class Costs:
         return width * layer["parameters"], spec.precision.value
 
     def _quantized(self, spec: SessionSpec) -> dict[str, dict[str, Any]]:
-        """The layers of the graph that a session runs, by name; of an engine, of the graph that it was built from."""
-        if spec.path.suffix != ".onnx":
-            return {}
+        """The layers of the graph that a session runs, by name."""
         if spec.path not in self._by_file:
             self._by_file[spec.path] = {node["name"]: node for node in self._nodes(spec.path)}
         return self._by_file[spec.path]
@@ -90,8 +91,8 @@ class Costs:
         return layer_costs(read_graph(path))
 
 
-def peaks_in_workspace(deployment: Deployment, threads: int, device: str = "cpu") -> Peaks:
-    """What this machine attains, measured once and kept in the work directory as `peaks.<device>.json`."""
+def peaks_in_workspace(deployment: Deployment, threads: int) -> Peaks:
+    """What this CPU attains, measured once and kept in the work directory as `peaks.cpu.<threads>-threads.json`."""
     import json
 
     machine = environment()
@@ -99,16 +100,15 @@ def peaks_in_workspace(deployment: Deployment, threads: int, device: str = "cpu"
         "version": PEAKS_VERSION,
         "threads": threads,
         "cpu": [machine["cpu"], machine["cpu_family"], machine["cpus"], sorted(cpu_flags())],
-        "gpu": gpu_name() if device == "cuda" else None,
         "packages": {name: machine["packages"].get(name) for name in ("torch", "onnxruntime-gpu", "onnxruntime")},
     }
     workspace = deployment.workspace
 
     def measure() -> Made:
         workspace.voice.say("measuring what this machine attains: memory bandwidth and arithmetic")
-        peaks = measured_peaks(device, threads)
+        peaks = measured_peaks(threads)
         return Made(data=(json.dumps(peaks.to_json(), indent=1) + "\n").encode(), tools=machine["packages"])
 
-    path = workspace.folder / f"peaks.{device}.{threads}-threads.json"
+    path = workspace.folder / f"peaks.cpu.{threads}-threads.json"
     artifact = workspace.make(path, "peaks", request, [], measure)
     return Peaks.from_json(json.loads(artifact.path.read_text()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from alexnet_deploy.bench.runner import EvaluationData, evaluation_source
 from alexnet_deploy.data.batches import Skipped, undamaged
 from alexnet_deploy.data.shipped import Split, shipped_hashes
@@ -13,8 +15,13 @@ from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.precision.table import CalibrationTable
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
+
+
+def spread(count: int, most: int | None) -> NDArray[np.int64]:
+    """At most so many positions out of `count`, evenly spread, in order."""
+    kept = count if most is None else min(count, most)
+    return np.arange(kept, dtype=np.int64) * count // max(kept, 1)
 
 
 class EvaluationImages:
@@ -23,7 +30,7 @@ class EvaluationImages:
     Args:
         deployment: The model.
         name: `shipped`, or a data source.
-        most: How many of them; all where None.
+        most: How many of them, spread over all, since a folder has its classes one after the other; all where None.
         skip_bad: Leave out damaged ones and count them.
     """
 
@@ -31,7 +38,8 @@ class EvaluationImages:
         voice = deployment.workspace.voice
         skipped = Skipped() if skip_bad else None
         self.source = evaluation_source(name)
-        self.kept: NDArray[np.int64] = undamaged(self.source, skipped)[:most]
+        good = undamaged(self.source, skipped)
+        self.kept: NDArray[np.int64] = good[spread(len(good), most)]
         self.skipped = len(skipped or ())
         if skipped:
             voice.warn(f"{len(skipped)} damaged images were skipped, the first: {skipped.names[0]}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from alexnet_deploy.bench.candidate import Candidate
 from alexnet_deploy.bench.runner import EvaluationData, Runner
 from alexnet_deploy.bench.statistics import accuracy_from_logits
+from alexnet_deploy.errors import AlexnetDeployError
+from alexnet_deploy.pipeline.evaluation import spread
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.runtimes.session import SessionSpec
 from alexnet_deploy.specs import QUANTIZED, Interpolation, Preprocessing, Resize
@@ -58,24 +60,27 @@ def sensitivity(
     base = min((each for each in ran if each.spec.precision not in QUANTIZED), key=_speed, default=None)
     if base is None or base.logits is None:
         return None
-    count = min(_IMAGES, len(data.indices))
-    reference, kept = base.logits[:count], None if labels is None else labels[:count]
+    part = spread(len(data.indices), _IMAGES)
+    reference, kept = base.logits[part], None if labels is None else labels[part]
     rows: list[dict[str, Any]] = []
     with voice.track("sensitivity", len(changes(data.preprocessing))) as track:
         for what, preprocessing in changes(data.preprocessing):
-            part = dataclasses.replace(data, preprocessing=preprocessing, indices=data.indices[:count])
-            runner = make_runner(base.spec, part)
+            other = dataclasses.replace(data, preprocessing=preprocessing, indices=data.indices[part])
+            runner = make_runner(base.spec, other)
             try:
                 runner.open()
                 rows.append({"what": what, "kind": "preprocessing", **_row(runner.evaluate(), reference, kept)})
+            except AlexnetDeployError as exc:
+                # Beside the rows; they are measured, and stay.
+                voice.warn(f"the sensitivity to {what} was not measured: {exc}")
             finally:
                 runner.close()
             track.advance()
     for each in ran:
         if each.spec.precision in QUANTIZED and each.same_as is None and each.logits is not None:
             what = f"{each.spec.name} instead of {base.spec.name}"
-            rows.append({"what": what, "kind": "quantization", **_row(each.logits[:count], reference, kept)})
-    return {"images": count, "session": base.spec.name, "rows": rows}
+            rows.append({"what": what, "kind": "quantization", **_row(each.logits[part], reference, kept)})
+    return {"images": len(part), "session": base.spec.name, "rows": rows}
 
 
 def _speed(candidate: Candidate) -> float:

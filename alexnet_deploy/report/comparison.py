@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alexnet_deploy.report.markdown import escaped
+
 _HEAD = ("row", "verdict", "new / old", "interval", "raw", "accuracy")
 
 
@@ -29,8 +31,8 @@ def markdown_from_comparison(document: dict[str, Any]) -> str:
     """The same table and lines in Markdown."""
     rows = [_cells(row) for row in document["rows"] if row["verdict"] is not None]
     table = [_HEAD, ("---",) * len(_HEAD), *rows]
-    text = "\n".join(f"| {' | '.join(_escaped(cell) for cell in cells)} |" for cells in table)
-    return "\n".join([text, "", *(f"- {_escaped(line)}" for line in lines(document))]) + "\n"
+    text = "\n".join(f"| {' | '.join(escaped(cell) for cell in cells)} |" for cells in table)
+    return "\n".join([text, "", *(f"- {escaped(line)}" for line in lines(document))]) + "\n"
 
 
 def lines(document: dict[str, Any]) -> list[str]:
@@ -42,15 +44,18 @@ def lines(document: dict[str, Any]) -> list[str]:
     compared = [row for row in document["rows"] if row["ratio"] is not None]
     if document["different"]:
         found.append(f"not measured alike, compared all the same: {'; '.join(document['different'])}")
-    if compared and not document["anchored"]:
-        found.append("there is no anchor in these benches: a slower machine reads as slower rows")
+    raw = [row["key"] for row in compared if not row["anchored"]]
+    if raw:
+        found.append(f"without an anchor, so that a slower machine reads as a slower row: {', '.join(raw)}")
+    unsure = sum(row["verdict"] == "unsure" for row in compared)
     count = len(document["regressions"])
     verdict = "no regression" if count == 0 else f"{count} regression{'s' if count != 1 else ''}"
     slower, drop = 100 * bounds["slower"], 100 * bounds["drop"]
     return [
         *found,
         f"{verdict} in {len(compared)} rows that ran in both (bounds: {slower:g} % slower at "
-        f"{100 * bounds['confidence']:g} % confidence, {drop:g} points of accuracy)",
+        f"{100 * bounds['confidence']:g} % confidence, {drop:g} points of accuracy); {unsure} too noisy to be "
+        "called the same",
     ]
 
 
@@ -62,9 +67,3 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     interval = "" if row["ci"] is None else f"{row['ci'][0]:.3f} to {row['ci'][1]:.3f}"
     change = "" if accuracy["change"] is None else f"{100 * accuracy['change']:+.2f}"
     return row["key"], verdict, f"{row['ratio']:.3f}", interval, f"{row['raw_ratio']:.3f}", change
-
-
-def _escaped(text: str) -> str:
-    for mark in "\\`*_{}[]<>|":
-        text = text.replace(mark, f"\\{mark}")
-    return text

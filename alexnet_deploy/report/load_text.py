@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from alexnet_deploy.report.markdown import escaped
 from alexnet_deploy.report.terminal import percent
 
 # Columns of a terminal from which all percentiles have room.
@@ -37,7 +38,7 @@ def markdown_from_load(document: dict[str, Any]) -> str:
         for row in ran:
             lines.append(_line([row["session"], _figure(row), *_latencies(row, _PERCENTILES), *_rest(row)]))
         lines.append("")
-    lines += [f"- {_escaped(line)}" for line in sentences(document)]
+    lines += [f"- {escaped(line)}" for line in sentences(document)]
     return "\n".join(lines) + "\n"
 
 
@@ -117,8 +118,4 @@ def _rest(row: dict[str, Any]) -> list[str]:
 
 
 def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(_escaped(cell) for cell in cells) + " |"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return "| " + " | ".join(escaped(cell) for cell in cells) + " |"

@@ -30,6 +30,7 @@ RUNTIME_COLOURS = {
     "onnxruntime-tensorrt-rtx": ("#7d5500", "#dcb04c"),
     "tensorrt": ("#4b5563", "#b6bfca"),
     "tensorrt-rtx": ("#2e7500", "#8dd15c"),
+    "torch-compile": ("#8a3b12", "#f2a477"),
 }
 
 

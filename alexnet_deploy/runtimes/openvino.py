@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,7 +71,9 @@ class OpenVinoSession(Session):
         shares = [len(part) for part in np.array_split(np.arange(runs), self.in_flight)]
         # A thread for each request, as a server has them; inference does not hold the interpreter's lock.
         with ThreadPoolExecutor(self.in_flight) as pool:
-            return [second for found in pool.map(work, self._requests, shares) for second in found]
+            found = list(pool.map(work, self._requests, shares))
+        # Wave by wave, as they were taken.
+        return [second for wave in zip_longest(*found) for second in wave if second is not None]
 
     def layer_times(self, batches: Sequence[NDArray[np.float32]], runs: int) -> list[list[KernelTime]] | None:
         if not self._profiles:

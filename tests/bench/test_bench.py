@@ -33,8 +33,9 @@ from alexnet_deploy.specs import Precision, Scope
 
 ROW_KEYS = {
     "key", "runtime", "precision", "batch", "threads", "hint", "lrn", "status", "reason", "scope", "latency_ms",
-    "samples_ms", "anchor_ms", "warm_up", "in_flight", "cold_start_ms", "peak_memory_bytes", "throughput_ips", "images",
-    "top1", "top5", "agreement", "cosine", "sqnr_db", "ece", "flips", "size_bytes", "roofline",
+    "samples_ms", "anchor_ms", "warm_up", "evaluated", "in_flight", "cold_start_ms", "peak_memory_bytes",
+    "throughput_ips", "images", "top1", "top5", "agreement", "cosine", "sqnr_db", "ece", "flips", "size_bytes",
+    "roofline",
 }  # fmt: skip
 COUNT = 40
 # Runs before the first turn of a batch where the times are stable, and before the later turns.
@@ -424,7 +425,8 @@ class Overlapping(FakeSession):
 def test_the_throughput_of_requests_in_flight_is_of_all_of_them() -> None:
     bench = Bench()
     bench.session("openvino", 1.0, kind=Overlapping)
-    row = bench.rows(BenchOptions(batches=(4,), runs=4, rounds=2))["openvino/fp32/4"]
+    row = bench.rows(BenchOptions(batches=(4,), runs=5, rounds=2))["openvino/fp32/4"]
+    # Three runs in the longer turn are two waves of two, and as many are taken in the shorter one.
     assert row["in_flight"] == 2 and len(row["samples_ms"]) == 8  # type: ignore[arg-type]
     # Two requests of four images in a little more than a millisecond.
     assert row["throughput_ips"] == pytest.approx(8000, rel=0.03)
@@ -496,6 +498,7 @@ def test_evaluating_the_images_measures_their_batch() -> None:
     assert all(1 < sample < 1.1 for sample in rows["torch/fp32/16"]["samples_ms"])
     assert (rows["torch/fp32/16"]["images"], rows["torch/fp32/16"]["top1"]) == (200, 1.0)
     assert rows["openvino/fp32/16"]["agreement"] == 0.0
+    assert [rows[f"torch/fp32/{batch}"]["evaluated"] for batch in (1, 16)] == [False, True]
     # Opened once; batch 1 in four turns of one run; thirteen batches, and the first turn warms up.
     runs = 1 + FIRST + 3 * LATER + 4 + FIRST + 13
     assert session.runs == other.runs == runs
@@ -546,3 +549,39 @@ def test_where_the_other_failed_while_measured_the_twin_is_evaluated_after_all()
     bench.session("openvino-twin", 1.0)
     bench.candidates[1].same_as = "openvino/fp32"
     assert bench.timed(TIMED)["openvino-twin/fp32/1"]["top1"] == 1.0
+
+
+class OnDevice(FakeSession):
+    copies = True
+
+
+def test_rows_of_a_device_have_no_anchor_and_its_clocks_are_looked_at() -> None:
+    bench, looks = Bench(), list[int]()
+    bench.session("torch", 1.0)
+    bench.session("tensorrt", 1.0, kind=OnDevice)
+    rows = rows_from_candidates(
+        bench.candidates, OPTIONS, bench.runner, LABELS, anchor=Anchors(), watch=lambda: looks.append(1)
+    )
+    by_key = {row["key"]: row for row in rows}
+    assert by_key["torch/fp32/1"]["anchor_ms"] is not None and by_key["tensorrt/fp32/1"]["anchor_ms"] is None
+    assert len(looks) == 2 * 3
+
+
+def test_a_worker_that_is_gone_at_the_end_is_a_failed_row_and_no_lost_bench() -> None:
+    bench = Bench()
+    bench.session("torch", 1.0)
+    bench.session("openvino", 1.0)
+
+    def runner(spec: SessionSpec) -> Runner:
+        made = bench.runner(spec)
+        if spec.runtime == "torch":
+
+            def gone() -> int:
+                raise SessionError("the process of torch/fp32 ended")
+
+            made.peak_memory_bytes = gone  # type: ignore[method-assign]
+        return made
+
+    rows = {row["key"]: row for row in rows_from_candidates(bench.candidates, OPTIONS, runner, LABELS)}
+    assert_did_not_run(rows["torch/fp32/1"], "failed", "ended")
+    assert rows["openvino/fp32/1"]["status"] == "ok"

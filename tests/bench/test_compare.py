@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_deploy.bench.compare import Bounds, comparison, ratio_of_turns, read_bench
+from alexnet_deploy.bench.compare import Bounds, comparison, ratio_of_turns
+from alexnet_deploy.bench.documents import read_bench
 from alexnet_deploy.errors import InputError
 from tests.bench.documents import bench_of
 
@@ -88,12 +89,26 @@ def test_the_interval_is_the_exact_one_of_the_rank_test() -> None:
 def test_too_few_turns_have_no_interval_and_no_verdict() -> None:
     ratio, interval = ratio_of_turns(np.ones(2), 2 * np.ones(2), 0.99)
     assert ratio == pytest.approx(2.0) and interval is None
-    old, new = bench_of(ROWS, seed=1), bench_of({key: 2 * ms for key, ms in ROWS.items()}, seed=2)
+
+
+@pytest.mark.parametrize(("rounds", "confidence", "least"), [(2, 0.99, 5), (4, 0.99, 5), (8, 0.9999, 9)])
+def test_a_gate_that_cannot_fail_is_refused(rounds: int, confidence: float, least: int) -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of({key: 10 * ms for key, ms in ROWS.items()}, seed=2)
     for document in (old, new):
-        document["options"]["rounds"] = 2
+        document["options"]["rounds"] = rounds
         for row in document["rows"]:
             row["anchor_ms"] = None
-    assert set(verdicts(old, new).values()) == {("unsure", False)}
+    with pytest.raises(InputError, match="too few turns") as caught:
+        comparison(old, new, Bounds(confidence=confidence))
+    assert str(caught.value.expected).startswith(str(least))
+
+
+def test_benches_in_which_no_row_ran_in_both_are_refused() -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of(ROWS, seed=2)
+    for row in old["rows"]:
+        row |= {"status": "failed", "reason": "it fell back"}
+    with pytest.raises(InputError, match="nothing to compare"):
+        comparison(old, new, BOUNDS)
 
 
 def test_ratio_and_interval_are_new_over_old() -> None:
@@ -101,7 +116,7 @@ def test_ratio_and_interval_are_new_over_old() -> None:
     for row in comparison(old, new, BOUNDS)["rows"]:
         assert row["ratio"] == pytest.approx(2, rel=0.03) and row["raw_ratio"] == pytest.approx(2, rel=0.03)
         assert row["ci"][0] < row["ratio"] < row["ci"][1]
-        assert "100 % slower" in row["reasons"][0] or "% slower" in row["reasons"][0]
+        assert row["reasons"][0].startswith(f"{100 * (row['ratio'] - 1):.0f} % slower (")
 
 
 def test_accuracy_that_falls_is_a_regression() -> None:
@@ -147,6 +162,9 @@ def test_what_ran_in_neither_has_no_verdict() -> None:
         (("options", "scope"), "end-to-end", "scope"),
         (("data", "images"), 100, "number of images"),
         (("anchor", "version"), 2, "anchor"),
+        (("environment", "gpu"), "NVIDIA H100", "GPU: None and NVIDIA H100"),
+        (("environment", "gpus"), 1, "GPUs"),
+        (("data", "labelled"), False, "labels"),
     ],
 )
 def test_what_was_not_measured_alike_is_refused(path: tuple[str, str], value: object, words: str) -> None:
@@ -154,8 +172,33 @@ def test_what_was_not_measured_alike_is_refused(path: tuple[str, str], value: ob
     new[path[0]] = new[path[0]] | {path[1]: value}
     with pytest.raises(InputError, match="same thing") as caught:
         comparison(old, new, BOUNDS)
-    assert words in str(caught.value.got) and "--anyway" in str(caught.value.remedy)
-    assert words in comparison(old, new, BOUNDS, anyway=True)["different"][0]
+    assert words in str(caught.value.got)
+    if path[1] == "scope":
+        assert "--anyway" not in str(caught.value.remedy)
+        with pytest.raises(InputError, match="same thing"):
+            comparison(old, new, BOUNDS, anyway=True)
+    else:
+        assert "--anyway" in str(caught.value.remedy)
+        assert words in comparison(old, new, BOUNDS, anyway=True)["different"][0]
+
+
+@pytest.mark.parametrize("change", [{"environment": {"cpu": "Another", "cpus": 2}}, {"anchor": {"version": 2}}])
+def test_anchors_of_other_work_are_not_divided_by(change: dict[str, Any]) -> None:
+    slowed = {key: 1.9 * ms for key, ms in ROWS.items()}
+    old, new = bench_of(ROWS, seed=1), bench_of(slowed, seed=2) | change
+    for row in new["rows"]:
+        row["anchor_ms"] = {piece: [2 * time for time in times] for piece, times in row["anchor_ms"].items()}
+    document = comparison(old, new, BOUNDS, anyway=True)
+    assert not any(row["anchored"] for row in document["rows"])
+    assert document["regressions"] == list(ROWS)
+
+
+def test_samples_taken_in_two_ways_are_not_compared() -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of(ROWS, seed=2)
+    new["rows"][0]["evaluated"] = True
+    with pytest.raises(InputError) as caught:
+        comparison(old, new, BOUNDS)
+    assert old["rows"][0]["key"] in str(caught.value.got) and "evaluating" in str(caught.value.got)
 
 
 def test_without_an_anchor_raw_times_are_compared_and_it_is_said() -> None:
@@ -163,7 +206,7 @@ def test_without_an_anchor_raw_times_are_compared_and_it_is_said() -> None:
     for row in new["rows"]:
         row["anchor_ms"] = None
     document = comparison(old, new, BOUNDS)
-    assert not document["anchored"] and len(document["regressions"]) == len(ROWS)
+    assert not any(row["anchored"] for row in document["rows"]) and len(document["regressions"]) == len(ROWS)
 
 
 def test_both_are_divided_by_the_same_mix_of_anchors() -> None:
@@ -195,6 +238,44 @@ def test_a_file_that_is_no_bench_is_said_to_be_none(tmp_path: Path, text: str) -
     path.write_text(text)
     with pytest.raises(InputError, match=r"bench\.json is no bench"):
         read_bench(path)
+
+
+def broken(**changed: Any) -> str:
+    document = bench_of(ROWS, seed=1)
+    document["rows"][0] |= changed
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (broken(samples_ms=[]), "no samples"),
+        (broken(samples_ms=[1.0, 0.0]), "no times"),
+        (broken(samples_ms=[1.0, -2.0]), "no times"),
+        (broken(samples_ms="abc"), "no samples"),
+        (broken(samples_ms=[True]), "no samples"),
+        (broken(latency_ms=None), "no median"),
+        (broken(anchor_ms={"compute": [1.0]}), "anchor"),
+        (broken(anchor_ms={"compute": [0], "memory": [1]}), "anchor"),
+        (broken(top1=1.5), "fraction"),
+        (broken(top1="high"), "fraction"),
+        (broken(roofline={"memory_share": 2}), "roofline"),
+        (broken(status="fine"), "status"),
+        (broken(key=3), "without a key"),
+        (broken(key="torch/fp32/16"), "stands twice"),
+        (broken(samples_ms=[float("nan")]), "NaN"),
+        (json.dumps(bench_of(ROWS, seed=1) | {"made": None}), "no date"),
+        (json.dumps(bench_of(ROWS, seed=1) | {"options": []}), "no options"),
+        (json.dumps(bench_of(ROWS, seed=1) | {"rows": [1, 2]}), "without a key"),
+        ("[" * 100_000, "no bench"),
+    ],
+)
+def test_a_bench_that_holds_what_no_bench_writes_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_bench(path)
+    assert words in str(caught.value)
 
 
 def test_a_bench_is_read(tmp_path: Path) -> None:

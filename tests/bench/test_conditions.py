@@ -9,11 +9,21 @@ import pytest
 
 from alexnet_deploy.bench.conditions import Conditions, gpu_states
 
+IDLE = "cpu 10 0 10 80 0 0 0 0 0 0"
 
-def proc_in(folder: Path, load: str = "0.10", stat: str = "cpu 10 0 10 80 0 0 0 0 0 0") -> Path:
-    (folder / "loadavg").write_text(f"{load} 0.2 0.3 1/200 1234\n")
+
+def proc_in(folder: Path, stat: str = IDLE) -> Path:
     (folder / "stat").write_text(f"{stat}\ncpu0 1 2 3\n")
     return folder
+
+
+def conditions_in(proc: Path, after_a_second: str = "cpu 10 0 10 180 0 0 0 0 0 0") -> Conditions:
+    """Watches while the second before the bench ends in the given figures."""
+
+    def sleep(_seconds: float) -> None:
+        proc_in(proc, after_a_second)
+
+    return Conditions(proc, sleep=sleep)
 
 
 @pytest.fixture(autouse=True)
@@ -34,30 +44,34 @@ def smi_in(programs: Path, output: str, code: int = 0) -> None:
 
 
 def test_an_idle_machine_has_nothing_to_say(tmp_path: Path) -> None:
-    conditions = Conditions(proc_in(tmp_path))
+    conditions = conditions_in(proc_in(tmp_path))
     assert conditions.busy() is None
-    assert conditions.to_json() == {"load_average": 0.1, "steal_share": None, "gpu": None, "warnings": []}
+    assert conditions.to_json() == {"busy_cpus": 0.0, "steal_share": None, "gpu": None, "warnings": []}
 
 
-def test_other_load_is_said_before_anything_is_measured(tmp_path: Path) -> None:
-    conditions = Conditions(proc_in(tmp_path, load="1.75"))
-    assert "1.8 CPUs were busy" in str(conditions.busy())
-    assert conditions.to_json()["warnings"] == [conditions.busy()]
+def test_other_work_is_said_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet_deploy.bench.conditions.usable_cpus", lambda: 2)
+    # Of a hundred ticks sixty ran something and ten waited for a disk, on two CPUs.
+    conditions = conditions_in(proc_in(tmp_path), "cpu 50 0 30 110 10 0 0 0 0 0")
+    assert "1.2 CPUs were busy" in str(conditions.busy())
+    document = conditions.to_json()
+    assert document["warnings"] == [conditions.busy()] and document["busy_cpus"] == 1.2
 
 
 def test_time_that_the_host_took_is_a_share_of_all(tmp_path: Path) -> None:
-    conditions = Conditions(proc_in(tmp_path))
-    proc_in(tmp_path, stat="cpu 50 0 30 100 0 0 0 20 0 0")
+    conditions = conditions_in(proc_in(tmp_path))
+    proc_in(tmp_path, stat="cpu 50 0 30 200 0 0 0 20 0 0")
     document = conditions.to_json()
-    # Twenty of the hundred ticks in between.
+    # Twenty of the hundred ticks since then.
     assert document["steal_share"] == 0.2 and "20 %" in document["warnings"][0]
 
 
-def test_where_the_kernel_says_nothing_nothing_is_said(tmp_path: Path) -> None:
-    assert Conditions(tmp_path / "nowhere").to_json()["load_average"] is None
-    (tmp_path / "loadavg").write_text("")
-    (tmp_path / "stat").write_text("cpu 1 2\n")
-    assert Conditions(tmp_path).to_json() == {"load_average": None, "steal_share": None, "gpu": None, "warnings": []}
+@pytest.mark.parametrize("stat", [None, "", "cpu 1 2", "cpu one two three four five six seven eight"])
+def test_where_the_kernel_says_nothing_nothing_is_said(tmp_path: Path, stat: str | None) -> None:
+    if stat is not None:
+        (tmp_path / "stat").write_text(stat)
+    found = Conditions(tmp_path, sleep=lambda _: None)
+    assert found.to_json() == {"busy_cpus": None, "steal_share": None, "gpu": None, "warnings": []}
 
 
 LINE = "NVIDIA H100, 1980, 2619, 41, 310.55, Not Active, Active, Not Active, Not Active, Active"
@@ -71,8 +85,10 @@ def test_clocks_and_throttling_of_a_gpu_are_read(no_smi: Path, tmp_path: Path) -
         "power_w": 310.55, "throttle": ["hw_thermal_slowdown", "sw_power_cap"],
     }  # fmt: skip
     assert second["sm_mhz"] is None and second["throttle"] == []
-    document = Conditions(proc_in(tmp_path)).to_json()
-    assert [state["at"] for state in document["gpu"]] == ["before", "before", "after", "after"]
+    conditions = conditions_in(proc_in(tmp_path))
+    conditions.look()
+    document = conditions.to_json()
+    assert [state["at"] for state in document["gpu"]] == ["before"] * 2 + ["measured"] * 2 + ["after"] * 2
     assert document["warnings"] == [
         "NVIDIA H100 was slowed down: hw_thermal_slowdown", "NVIDIA H100 was slowed down: sw_power_cap",
     ]  # fmt: skip

@@ -88,6 +88,23 @@ def test_more_images_a_second_are_mentioned_where_another_row_gives_them() -> No
     assert found["front"] == ["openvino/int8/16"]
 
 
+def test_a_faster_row_that_loses_accuracy_is_no_rival() -> None:
+    fast, exact = row_of("openvino/int8/1", 5, flips=LOSING), row_of("onnxruntime-cpu/fp32/1", 13.7)
+    (found,) = recommendations([fast, exact], [1], "this CPU")
+    assert found["key"] == "onnxruntime-cpu/fp32/1"
+    assert "the lowest of those that keep the accuracy" in found["sentence"] and "as low as" not in found["sentence"]
+
+
+def test_the_most_images_are_looked_for_among_what_keeps_the_accuracy() -> None:
+    rows = [
+        row_of("openvino/int8/16", 40),
+        row_of("openvino/int4/16", 35, flips=LOSING, in_flight=2, throughput_ips=900),
+        row_of("openvino/bf16/16", 60, in_flight=2, throughput_ips=500, hint="throughput"),
+    ]
+    (found,) = recommendations(rows, [16], "this CPU")
+    assert "openvino BF16 with the throughput hint gives 500 against 400" in found["sentence"]
+
+
 def test_nothing_sound_is_said_to_be_nothing() -> None:
     (found,) = recommendations([row_of("a/int4/1", 3, flips=LOSING)], [1], "this CPU")
     assert found["key"] is None and "nothing can be recommended" in found["sentence"]
@@ -100,6 +117,9 @@ def test_nothing_sound_is_said_to_be_nothing() -> None:
     [
         ({}, True),
         ({"flips": LOSING}, False),
+        # Within chance and beyond half a point: of twenty images, and of two thousand.
+        ({"images": 20, "flips": {"lost": 5, "won": 0, "p_value": 0.0625}}, False),
+        ({"flips": {"lost": 20, "won": 9, "p_value": 0.061}}, False),
         # Nine images of two thousand: beyond chance, and less than half a point.
         ({"flips": {"lost": 9, "won": 0, "p_value": 0.004}}, True),
         ({"flips": {"lost": 10, "won": 40, "p_value": 2e-5}}, True),

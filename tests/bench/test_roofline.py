@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 
-from alexnet_deploy.bench.anchor import LocalAnchor, RemoteAnchor
+from alexnet_deploy.bench.anchor import AnchorTimes, GuardedAnchor, LocalAnchor, RemoteAnchor
 from alexnet_deploy.bench.peaks import Peaks, _Meter, measured_peaks
 from alexnet_deploy.bench.profile import layer_of_kernel, layers_of_nodes, profile_from_kernels
 from alexnet_deploy.bench.roofline import LayerCost, layer_limit, network_limit
+from alexnet_deploy.errors import SessionError
+from alexnet_deploy.progress import Voice
 from alexnet_deploy.runtimes.session import KernelTime
 
 PEAKS = Peaks(
@@ -57,10 +60,10 @@ def test_peaks_survive_a_file() -> None:
 
 
 def test_the_fastest_kernel_is_kept_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    meter = _Meter("cpu", 1)
+    meter = _Meter(1)
     seconds = {"slow": 2.0, "fast": 0.5}
     monkeypatch.setattr(meter, "_reads", lambda: [("slow", 8.0, lambda: "slow"), ("fast", 8.0, lambda: "fast")])
-    monkeypatch.setattr(meter, "_cpu_products", lambda: {"fp32": lambda: [("mm", 3.0, lambda: "slow")]})
+    monkeypatch.setattr(meter, "_products", lambda: {"fp32": lambda: [("mm", 3.0, lambda: "slow")]})
     monkeypatch.setattr(meter, "_best_seconds", lambda run: seconds[run()])
     peaks = meter.peaks()
     assert (peaks.read_bytes_per_second, peaks.macs_per_second) == (16.0, {"fp32": 1.5})
@@ -68,7 +71,7 @@ def test_the_fastest_kernel_is_kept_and_named(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_real_machine_has_peaks_that_a_machine_can_have() -> None:
-    peaks = measured_peaks("cpu", 1)
+    peaks = measured_peaks(1)
     assert 1e8 < peaks.read_bytes_per_second < 1e13
     assert {"fp32", "int8"} <= set(peaks.macs_per_second)
     assert all(1e8 < rate < 1e15 for rate in peaks.macs_per_second.values())
@@ -81,6 +84,35 @@ def test_the_anchor_takes_the_median_of_its_runs() -> None:
     anchor._pieces = (lambda: None, lambda: None)
     measured = anchor.measure()
     assert [measured.compute, measured.memory] == pytest.approx([3.0, 200.0])
+
+
+class Broken:
+    """An anchor that falls out when it is measured for the second time."""
+
+    def __init__(self) -> None:
+        self.visits, self.closed = 0, False
+
+    def open(self) -> None: ...
+
+    def measure(self) -> AnchorTimes:
+        self.visits += 1
+        if self.visits == 2:
+            raise SessionError("the process of the anchor ended")
+        return AnchorTimes(compute=1.0, memory=2.0)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_an_anchor_that_falls_out_is_said_and_missed_and_nothing_else() -> None:
+    stream, broken = io.StringIO(), Broken()
+    guarded = GuardedAnchor(broken, Voice(stream=stream))
+    guarded.open()
+    assert guarded.measure() == AnchorTimes(compute=1.0, memory=2.0)
+    assert guarded.measure() is None and guarded.measure() is None
+    assert broken.closed and broken.visits == 2
+    assert stream.getvalue().count("the anchor fell out") == 1
+    assert GuardedAnchor(None, Voice()).measure() is None
 
 
 def test_the_anchor_works_in_a_process_of_its_own() -> None:

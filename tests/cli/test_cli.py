@@ -34,8 +34,9 @@ from tests.graphs import CONVOLUTIONS, LINEARS, operators, small_graph
 
 ROW_KEYS = {
     "key", "runtime", "precision", "batch", "threads", "hint", "lrn", "status", "reason", "scope", "latency_ms",
-    "samples_ms", "anchor_ms", "warm_up", "in_flight", "cold_start_ms", "peak_memory_bytes", "throughput_ips", "images",
-    "top1", "top5", "agreement", "cosine", "sqnr_db", "ece", "flips", "size_bytes", "roofline",
+    "samples_ms", "anchor_ms", "warm_up", "evaluated", "in_flight", "cold_start_ms", "peak_memory_bytes",
+    "throughput_ips", "images", "top1", "top5", "agreement", "cosine", "sqnr_db", "ece", "flips", "size_bytes",
+    "roofline",
 }  # fmt: skip
 
 

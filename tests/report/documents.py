@@ -121,7 +121,7 @@ def whole_document() -> dict[str, Any]:
     whole |= {"schema": 2, "seconds": 150.2, "sessions": _sessions(whole["rows"]), **_measured(), **_accuracies()}
     whole["options"] |= {"threads": 2, "scope": "compute+copies"}
     whole["conditions"] = {
-        "load_average": 1.31,
+        "busy_cpus": 1.31,
         "steal_share": 0.034,
         "gpu": [
             {

@@ -82,9 +82,9 @@ def _strip(row: Row, rounds: int, top: float, x: Scale) -> str:
 
 def _dots(samples: list[float], rounds: int, middle: float, x: Scale) -> str:
     # A point without a length is drawn as a dot by its round cap: one element for all samples of a row.
-    size = max(1, -(-len(samples) // rounds))
+    # As numpy.array_split has them: the first turns are the longer ones.
+    size, longer = divmod(len(samples), rounds)
+    turns = [turn for turn in range(rounds) for _ in range(size + (turn < longer))]
     step = _DOTS / max(1, rounds - 1) if rounds > 1 else 0.0
     start = middle - (_DOTS / 2 if rounds > 1 else 0.0)
-    return "".join(
-        f"M{x(value):.1f} {start + min(index // size, rounds - 1) * step:.1f}h0" for index, value in enumerate(samples)
-    )
+    return "".join(f"M{x(value):.1f} {start + turn * step:.1f}h0" for turn, value in zip(turns, samples, strict=True))

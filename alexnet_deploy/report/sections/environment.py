@@ -37,7 +37,7 @@ def conditions(document: Mapping[str, Any]) -> str:
     if not found:
         return ""
     rows = [
-        ["load average before", fixed(found.get("load_average"), 2)],
+        ["CPUs busy before", fixed(found.get("busy_cpus"), 2)],
         ["CPU time stolen by other machines", _share(found.get("steal_share"))],
     ]
     gpus = [

@@ -30,8 +30,8 @@ def fronts(document: Mapping[str, Any]) -> str:
     one = f" One image is {100 / images:.2g} points." if images else ""
     how = (
         f"Left is faster, up is more accurate. {shapes}; a hollow mark is the row with a hint. Rings and the "
-        "broken line mark the front: the rows that no other beats in both. Whiskers are the 95\u00a0% "
-        f"interval of the median.{one} Point at a mark, or reach it with Tab, to read it."
+        "broken line mark the front: the rows that no other beats in latency, accuracy and size. Whiskers are the "
+        f"95\u00a0% interval of the median.{one} Point at a mark, or reach it with Tab, to read it."
     )
     return paragraph(how, "soft") + "".join(parts) if any(parts) else ""
 

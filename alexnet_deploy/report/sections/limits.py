@@ -50,9 +50,10 @@ def roofs(document: Mapping[str, Any]) -> str:
     caption = (
         f"{shapes}; a line joins the batch sizes of a session, the smallest on the left. A mark "
         "below the slope is bounded by memory, one below "
-        "a flat roof by arithmetic in that precision; its distance to the roof is what is left to gain. Bytes are "
-        "weights, input and output, each counted once: activations between the layers may stay in the cache and are "
-        "not counted, so that a row's limit is one that it cannot beat, not one that it must reach."
+        "a flat roof by arithmetic in that precision; the roofs are of the network as a whole, and the share in the "
+        "tables, which goes layer by layer, is the stricter one. Bytes are weights, input and output, each counted "
+        "once: activations between the layers may stay in the cache and are not counted. One that holds weights too "
+        "can beat the limit."
     )
     how = peaks.get("with") or {}
     rows = [["read", f"{with_prefix(peaks['read_bytes_per_second'])}B/s", str(how.get("read", ""))]]

@@ -11,7 +11,7 @@ from alexnet_deploy.report.words import plural, reasons
 _SCOPES = {
     "compute": "the computation alone, input and output lying where the device computes",
     "compute+copies": "from images in memory to logits in memory, with copies to a device and back, without decoding",
-    "end-to-end": "from encoded images to logits in memory, decoding and preprocessing included",
+    "end-to-end": "from images as their source has them to logits in memory, with preprocessing, and decoding of files",
 }
 
 
@@ -33,11 +33,10 @@ def how(document: Mapping[str, Any]) -> str:
         "slower minute of the machine hits all alike. Before its first turn a session runs until its times are "
         "stable, before every later one once; these runs are left out.",
     ]
-    longer = {row["batch"] for row in rows if row["latency_ms"] and row["latency_ms"]["runs"] > options["runs"]}
-    for batch in sorted(longer & {row["batch"] for row in rows if row.get("in_flight", 1) == 1}):
+    for batch in sorted({row["batch"] for row in rows if row.get("evaluated")}):
         lines.append(
             f"At batch {batch} the evaluation of the images is what was timed: every turn has its share, and its first "
-            "batch is left out."
+            "batch is left out. Rows with requests in flight are timed in a loop there too."
         )
     if any(row.get("anchor_ms") for row in rows):
         lines.append(
@@ -45,7 +44,8 @@ def how(document: Mapping[str, Any]) -> str:
             "in the JSON, and `compare` takes them out of what a slower or a faster machine does."
         )
     lines += [
-        "The interval is the 95 % bootstrap interval of the median over the samples. A row marked ~ is noisy: the "
+        "The interval is the 95 % bootstrap interval of the median over the samples, as if these were independent. A "
+        "row marked ~ is noisy: the "
         "middle half of its samples spreads over more than a tenth of the median.",
     ]
     if any(row.get("in_flight", 1) > 1 for row in rows):
@@ -55,9 +55,9 @@ def how(document: Mapping[str, Any]) -> str:
         )
     if any(row.get("roofline") for row in rows):
         lines.append(
-            "A row's limit is the longer of two times: reading weights and input and writing the output once at the "
-            "measured bandwidth, and doing its multiply-adds at the measured peak of its precision. Activations may "
-            "stay in the cache and are not counted."
+            "A row's limit is the sum over its layers of the longer of two times: reading the layer's weights once at "
+            "the measured bandwidth, and doing its multiply-adds at the measured peak of its precision. Activations "
+            "are not counted, since a cache may hold them; one that holds weights too can beat the limit."
         )
     lines.append("Raw samples, in the order taken, are in the JSON beside this page.")
     return bullets(lines)
