@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 RESULT = Path(__file__).parent / "results" / "compare-trials.json"
 SLOWED, FACTOR = "slowed", 1.2
 # Sessions that have a slowed twin.
-TWINS = ("onnxruntime-cpu/int8", "torch/fp32")
+TWINS = ("onnxruntime-cpu/int8", "openvino/fp32")
 # Enough for the evaluation to be the measurement of its batch.
 IMAGES = 640
 

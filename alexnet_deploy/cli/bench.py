@@ -86,7 +86,8 @@ _MOST_ROUNDS = 8
 @click.pass_context
 def command(
     context: click.Context, model: str, variant: str | None, runtimes: tuple[str, ...],
-    precisions: tuple[str, ...], batches: str, runs: int, scope: str, threads: int, data: str | None, images: int | None, skip_bad: bool, details: bool,
+    precisions: tuple[str, ...], batches: str, runs: int, scope: str, threads: int, data: str | None,
+    images: int | None, skip_bad: bool, details: bool,
     scenario: str | None, valid_length: bool, target_qps: float | None, target_latency: float | None,
     output: Path | None, as_json: bool, workdir: Path, voice: Voice,
 ) -> int:  # fmt: skip
