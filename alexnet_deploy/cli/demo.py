@@ -17,7 +17,7 @@ from alexnet_deploy.cli.options import (
 from alexnet_deploy.progress import Voice
 
 # Enough for a stable median and for half a point of accuracy; `bench` takes more of both.
-_DEMO_RUNS, _DEMO_IMAGES = 30, 1000
+_DEMO_RUNS, _DEMO_IMAGES = 24, 1000
 
 
 @click.command("demo")
@@ -31,6 +31,7 @@ def command(threads: int, as_json: bool, workdir: Path, voice: Voice) -> None:
     from alexnet_deploy.pipeline.demo import demo
 
     deployment = deployment_from("shipped", None, workdir, voice)
-    document, report = demo(deployment, BenchOptions(runs=_DEMO_RUNS, threads=threads, images=_DEMO_IMAGES))
+    options = BenchOptions(runs=_DEMO_RUNS, threads=threads, images=_DEMO_IMAGES, details=True)
+    document, report = demo(deployment, options)
     show_bench(document, as_json=as_json)
     voice.say(f"the report is {report}; open it in a browser")

@@ -236,3 +236,14 @@ def test_bench_writes_document_passport_and_page(tmp_path: Any) -> None:
     assert report.read_text() == page_from_bench(document())
     other, page = write_bench(document(), tmp_path, tmp_path / "sub" / "mine.json")
     assert (other.name, page.name) == ("mine.json", "mine.html") and page.is_file()
+
+
+def test_the_page_says_which_samples_are_those_of_the_evaluation() -> None:
+    words = "At batch 16 the evaluation of the images is what was timed"
+    plain, evaluated = whole_document(), whole_document()
+    for row in evaluated["rows"]:
+        if row["batch"] == 16 and row["status"] == "ok":
+            row["evaluated"] = True
+    assert words not in Tags(page_from_bench(plain)).text
+    assert words in Tags(page_from_bench(evaluated)).text
+    assert "At batch 1 the" not in Tags(page_from_bench(evaluated)).text
