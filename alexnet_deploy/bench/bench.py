@@ -157,8 +157,9 @@ def _samples(
         return samples
     runs = len(np.array_split(np.arange(options.runs), options.rounds)[turn])
     if candidate.opened is not None and candidate.opened.in_flight > 1:
-        # As many in every turn, whole waves: turns are told apart by their length.
+        # As many in every turn, since turns are told apart by their length; of large batches, which take long, fewer.
         runs = -(-options.runs // options.rounds)
+        runs = runs if batch < EVALUATION_BATCH else max(2, -(-runs // candidate.opened.in_flight))
     return runner.measure(batch, runs, options.scope, AGAIN if turn else UNTIL_STABLE)
 
 

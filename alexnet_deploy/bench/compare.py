@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_deploy.bench.statistics import of_rounds
 from alexnet_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -183,10 +182,7 @@ class _Pair:
 
     def _turns(self, old: dict[str, Any], new: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
         """The turns of both, over their anchors where both have them and these are of the same work."""
-        turns = [
-            of_rounds(np.asarray(side["samples_ms"]), min(rounds, len(side["samples_ms"])))
-            for side, rounds in zip((old, new), self.rounds, strict=True)
-        ]
+        turns = [_turns(side, rounds) for side, rounds in zip((old, new), self.rounds, strict=True)]
         share = _memory_share(new, old)
         anchors = [_anchor(side, share) for side in (old, new)] if self.use_anchors else [None, None]
         over = [
@@ -204,6 +200,13 @@ def _missing(new: dict[str, Any] | None, ran: Sequence[bool]) -> dict[str, Any]:
         why = f"{new['status']}: {new['reason']}" if new is not None else "the row is not in the new bench"
         return {"verdict": GONE, "regression": True, "reasons": [f"it does not run any more ({why})"]}
     return {"verdict": NEW if ran[1] else None}
+
+
+def _turns(row: dict[str, Any], rounds: int) -> NDArray[np.float64]:
+    """The median of each turn; of requests in flight the mean, which is what their throughput goes by."""
+    typical = np.mean if row.get("in_flight", 1) > 1 else np.median
+    samples = np.asarray(row["samples_ms"], np.float64)
+    return np.asarray([typical(turn) for turn in np.array_split(samples, min(rounds, len(samples)))])
 
 
 def _memory_share(*rows: dict[str, Any]) -> float:

@@ -76,7 +76,7 @@ class Sampler:
     clock: Callable[[], float]
 
     def samples(self, runs: int, warm_up: WarmUp) -> Samples:
-        """Takes `runs` samples; where requests overlap, at least two of each that is in flight.
+        """Takes `runs` samples; where requests overlap, `runs` of each that is in flight.
 
         Raises:
             RuntimeUnavailableError: The scope is compute, and the runtime does not tell it from the copies.
@@ -89,8 +89,7 @@ class Sampler:
         taken, stable = self.warm(warm_up, images)
         started = self.clock()
         if overlaps:
-            waves = max(2, -(-runs // self.session.in_flight))
-            milliseconds = self._overlapped(images, waves)
+            milliseconds = self._overlapped(images, runs)
         else:
             milliseconds = [self._once(images) for _ in range(runs)]
         return Samples(milliseconds=milliseconds, seconds=self.clock() - started, warm_up=taken, stable=stable)

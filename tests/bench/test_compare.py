@@ -216,6 +216,16 @@ def test_both_are_divided_by_the_same_mix_of_anchors() -> None:
     assert not comparison(old, new, BOUNDS)["regressions"]
 
 
+def test_turns_of_requests_in_flight_are_compared_by_their_mean() -> None:
+    # Two kinds of requests, short and long: the median is the one or the other by chance.
+    old, new = bench_of(ROWS, seed=1, noise=0.001), bench_of(ROWS, seed=2, noise=0.001)
+    for document, longer in ((old, 2), (new, 3)):
+        for row in document["rows"]:
+            row["in_flight"] = 2
+            row["samples_ms"] = ([10.0] * (4 - longer) + [30.0] * longer) * 8
+    assert all(row["ratio"] == pytest.approx(25 / 20, rel=0.01) for row in comparison(old, new, BOUNDS)["rows"])
+
+
 def test_the_documents_are_left_as_they_were() -> None:
     old, new = bench_of(ROWS, seed=1), bench_of(ROWS, seed=2)
     before = copy.deepcopy((old, new))
