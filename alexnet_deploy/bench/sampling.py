@@ -88,10 +88,7 @@ class Sampler:
             raise RuntimeUnavailableError("requests in flight are measured without preprocessing only")
         taken, stable = self.warm(warm_up, images)
         started = self.clock()
-        if overlaps:
-            milliseconds = self._overlapped(images, runs)
-        else:
-            milliseconds = [self._once(images) for _ in range(runs)]
+        milliseconds = self._overlapped(images, runs) if overlaps else [self._once(images) for _ in range(runs)]
         return Samples(milliseconds=milliseconds, seconds=self.clock() - started, warm_up=taken, stable=stable)
 
     def warm(self, warm_up: WarmUp, images: NDArray[np.float32] | None = None) -> tuple[int, bool]:
