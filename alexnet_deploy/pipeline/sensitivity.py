@@ -57,7 +57,9 @@ def sensitivity(
         None where no float session ran.
     """
     ran = [each for each in candidates if each.status == "ok" and each.logits is not None and each.taken]
-    base = min((each for each in ran if each.spec.precision not in QUANTIZED), key=_speed, default=None)
+    # One with requests in flight evaluates on one of its streams.
+    floats = (each for each in ran if each.spec.precision not in QUANTIZED and each.same_as is None)
+    base = min(floats, key=_speed, default=None)
     if base is None or base.logits is None:
         return None
     part = spread(len(data.indices), _IMAGES)
