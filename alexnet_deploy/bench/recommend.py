@@ -40,7 +40,8 @@ def recommendations(rows: Sequence[dict[str, Any]], batches: Sequence[int], mach
 def pareto_front(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows that no other beats: none is as fast, as accurate and as small, and better in one of these.
 
-    A row is as fast as another where the intervals of their medians overlap. The fastest is first.
+    A row is as fast as another where the intervals of their medians overlap, and as accurate within `MAX_DROP`. The
+    fastest is first.
     """
     front = [row for row in rows if not any(_beats(other, row) for other in rows if other is not row)]
     return sorted(front, key=lambda row: float(row["latency_ms"]["median"]))
@@ -51,9 +52,9 @@ def _beats(one: dict[str, Any], other: dict[str, Any]) -> bool:
     faster = one["latency_ms"]["ci95"][1] < other["latency_ms"]["ci95"][0]
     accuracy, other_accuracy = quality_of(one), quality_of(other)
     size, other_size = _size(one), _size(other)
-    if slower or accuracy < other_accuracy or size > other_size:
+    if slower or accuracy < other_accuracy - MAX_DROP or size > other_size:
         return False
-    return faster or accuracy > other_accuracy or size < other_size
+    return faster or accuracy > other_accuracy + MAX_DROP or size < other_size
 
 
 def quality_of(row: dict[str, Any]) -> float:

@@ -42,6 +42,13 @@ def test_intervals_that_overlap_beat_nobody() -> None:
     assert keys(pareto_front([one, row_of("b/int8/1", 5.1, size=200_000_000)])) == ["a/int8/1"]
 
 
+def test_one_image_puts_no_row_off_the_front() -> None:
+    recommended, other = row_of("openvino/int8/1", 4.2, top1=0.9175), row_of("openvino/bf16/1", 4.3, top1=0.918)
+    assert keys(pareto_front([recommended, other])) == ["openvino/int8/1", "openvino/bf16/1"]
+    (found,) = recommendations([recommended, other], [1], "this CPU")
+    assert found["key"] in found["front"]
+
+
 def test_a_front_of_nothing_is_empty() -> None:
     assert pareto_front([]) == []
 
