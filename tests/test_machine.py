@@ -83,7 +83,7 @@ def test_the_environment_is_plain_json_with_no_host_user_or_path_among_it() -> N
     values = machine.environment()
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert set(values) == {
-        "cpu", "cpu_family", "cpus", "cpu_flags", "memory_bytes", "gpus", "system", "python", "packages",
+        "cpu", "cpu_family", "cpus", "cpu_flags", "memory_bytes", "gpus", "gpu", "system", "python", "packages",
     }  # fmt: skip
     assert values["system"] == f"{platform.system()} {platform.machine()}"
     assert values["python"] == platform.python_version()
