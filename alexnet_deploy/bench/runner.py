@@ -144,9 +144,8 @@ class LocalRunner:
             return session.layer_times([np.ascontiguousarray(self._batch(batch)) for batch in batches], runs)
 
     def evaluate(self) -> NDArray[np.float32]:
-        session = self._opened()
-        starts = range(0, len(self.images), EVALUATION_BATCH)
-        return np.concatenate([session.run(self.images[start : start + EVALUATION_BATCH]) for start in starts])
+        logits, _ = self.evaluate_part(0, len(self.images), None)
+        return logits
 
     def evaluate_part(self, first: int, last: int, warm_up: WarmUp | None) -> tuple[NDArray[np.float32], Samples]:
         sampler = self._sampler(EVALUATION_BATCH, Scope.COPIES)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from alexnet_deploy.artifacts import sha256_of
 from alexnet_deploy.bench.anchor import ANCHOR_VERSION, RemoteAnchor
 from alexnet_deploy.bench.bench import rows_from_candidates
 from alexnet_deploy.bench.candidate import BENCH_SCHEMA, BenchOptions, Candidate
@@ -25,7 +24,7 @@ from alexnet_deploy.pipeline.evidence import confusion, flipped, histograms, pas
 from alexnet_deploy.pipeline.sensitivity import sensitivity
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.runtimes.session import KernelTime
-from alexnet_deploy.specs import QUANTIZED, Precision
+from alexnet_deploy.specs import Precision
 
 
 def bench_document(
@@ -53,8 +52,7 @@ def bench_document(
     images = EvaluationImages(deployment, data or "shipped", options.images, skip_bad=skip_bad)
     costs = Costs(deployment)
     candidates = candidates_of(deployment, options, runtimes, precisions, costs)
-    if any(each.spec.precision in QUANTIZED and each.reason is None for each in candidates):
-        images.require_fresh(deployment)
+    images.require_fresh(deployment, candidates)
     peaks = peaks_in_workspace(deployment, options.threads)
     conditions, started = Conditions(), time.monotonic()
     if (busy := conditions.busy()) is not None:
@@ -97,11 +95,7 @@ def _what(deployment: Deployment, options: BenchOptions, images: EvaluationImage
     """What was measured, and how: entries that two benches must share to be compared."""
     return {
         "anchor": {"version": ANCHOR_VERSION, "torch": version_of("torch")},
-        "model": {
-            **deployment.info.to_json(),
-            "source": deployment.source.name,
-            "sha256": sha256_of(deployment.source),
-        },
+        "model": deployment.to_json(),
         "data": images.to_json(),
         "options": {
             "batches": list(options.batches),

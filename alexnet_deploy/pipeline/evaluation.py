@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alexnet_deploy.bench.candidate import Candidate
 from alexnet_deploy.bench.runner import EvaluationData, evaluation_source
 from alexnet_deploy.data.batches import Skipped, undamaged
 from alexnet_deploy.data.shipped import Split, shipped_hashes
@@ -13,6 +15,7 @@ from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import DataError
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.precision.table import CalibrationTable
+from alexnet_deploy.specs import QUANTIZED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,12 +58,14 @@ class EvaluationImages:
             "labelled": self.labels is not None,
         }
 
-    def require_fresh(self, deployment: Deployment) -> None:
-        """Accuracy on images that INT8 was calibrated or guarded on says little.
+    def require_fresh(self, deployment: Deployment, candidates: Sequence[Candidate]) -> None:
+        """Accuracy on images that INT8 was calibrated or guarded on says little; nothing where no candidate is INT8.
 
         Raises:
             DataError: Some of the evaluation images are among those.
         """
+        if not any(each.spec.precision in QUANTIZED and each.reason is None for each in candidates):
+            return
         table = deployment.present_table()
         used = set(CalibrationTable.read(table).images) if table is not None else set()
         used |= shipped_hashes(Split.GUARD)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_deploy.artifacts import require_writable, sha256_of
+from alexnet_deploy.artifacts import require_writable
 from alexnet_deploy.bench.candidate import BenchOptions, Candidate
 from alexnet_deploy.bench.loadgen import MLPERF_MODEL, LoadResult, loadgen_module, rules_from_options
 from alexnet_deploy.bench.loadgen_options import SAMPLES_PER_QUERY, LoadOptions, Scenario
@@ -19,7 +19,7 @@ from alexnet_deploy.pipeline.candidates import candidates_of
 from alexnet_deploy.pipeline.evaluation import EvaluationImages
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.runtimes.session import THROUGHPUT, SessionSpec
-from alexnet_deploy.specs import QUANTIZED, Precision, Scope
+from alexnet_deploy.specs import Precision, Scope
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,8 +64,7 @@ def scenario_document(
     candidates = [
         each for each in candidates_of(deployment, largest, runtimes, precisions) if each.spec.hint != THROUGHPUT
     ]
-    if any(each.spec.precision in QUANTIZED and each.reason is None for each in candidates):
-        found.require_fresh(deployment)
+    found.require_fresh(deployment, candidates)
     return load_document(deployment, candidates, options, found.data, found.labels, skipped=found.skipped)
 
 
@@ -115,11 +114,7 @@ def load_document(
         "kind": "load",
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(),
-        "model": {
-            **deployment.info.to_json(),
-            "source": deployment.source.name,
-            "sha256": sha256_of(deployment.source),
-        },
+        "model": deployment.to_json(),
         "data": {
             "name": evaluation.source().name,
             "images": len(evaluation.indices),

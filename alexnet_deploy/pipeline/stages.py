@@ -143,6 +143,10 @@ class Deployment:
 
         return read_graph(self._fp32.path)
 
+    def to_json(self) -> dict[str, Any]:
+        """What a bench says of the model: its description, and the file it came from."""
+        return {**self.info.to_json(), "source": self.source.name, "sha256": sha256_of(self.source)}
+
     @cached_property
     def info(self) -> ModelInfo:
         """What is known of the model."""

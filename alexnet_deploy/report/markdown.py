@@ -9,7 +9,7 @@ from typing import Any
 from alexnet_deploy.report.rows import batches_that_ran, front_of, rows_that_ran, sessions_that_ran
 from alexnet_deploy.report.sections.start import sessions_of
 from alexnet_deploy.report.words import (
-    decibels,
+    accuracy_cells,
     fixed,
     label_of,
     label_of_session,
@@ -120,19 +120,7 @@ def _starts(document: Mapping[str, Any]) -> str:
 
 def _accuracy(document: Mapping[str, Any]) -> str:
     rows = [
-        [
-            label_of(row),
-            percent(row["top1"]),
-            percent(row["top5"]),
-            percent(row["agreement"]),
-            lost_and_won(row["flips"]),
-            p_value(row["flips"]),
-            decibels(row["sqnr_db"]),
-            fixed(row.get("cosine"), 6),
-            percent(row["ece"]),
-        ]
-        for row in sessions_that_ran(document)
-        if row["agreement"] is not None
+        [label_of(row), *accuracy_cells(row)] for row in sessions_that_ran(document) if row["agreement"] is not None
     ]
     head = ("session", "top-1", "top-5", "agrees", "lost / won", "p", "SQNR dB", "cosine", "ECE")
     return f"## Accuracy\n\n{_table(head, rows)}" if rows else ""

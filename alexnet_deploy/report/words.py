@@ -90,6 +90,20 @@ def decibels(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
+def accuracy_cells(row: Mapping[str, Any]) -> list[str]:
+    """Top-1, top-5, agreement, lost and won, p, SQNR, cosine and ECE of a row, in the order of every table."""
+    return [
+        percent(row["top1"]),
+        percent(row["top5"]),
+        percent(row["agreement"]),
+        lost_and_won(row["flips"]),
+        p_value(row["flips"]),
+        decibels(row["sqnr_db"]),
+        fixed(row.get("cosine"), 6),
+        percent(row["ece"]),
+    ]
+
+
 def fixed(value: float | None, digits: int) -> str:
     """A number with so many digits after the point; empty for None."""
     return "" if value is None else f"{value:.{digits}f}"

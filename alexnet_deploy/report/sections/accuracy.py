@@ -8,8 +8,7 @@ from typing import Any
 from alexnet_deploy.report.markup import heading, paragraph, runtime_cell, table
 from alexnet_deploy.report.rows import Row, sessions_that_ran
 from alexnet_deploy.report.words import (
-    decibels,
-    fixed,
+    accuracy_cells,
     label_of,
     label_of_session,
     lost_and_won,
@@ -41,14 +40,7 @@ def _cells(row: Row) -> list[str]:
     return [
         runtime_cell(str(row["runtime"])),
         label_of(row).removeprefix(f"{row['runtime']} "),
-        percent(row["top1"]),
-        percent(row["top5"]),
-        percent(row["agreement"]),
-        lost_and_won(row["flips"]),
-        p_value(row["flips"]),
-        decibels(row["sqnr_db"]),
-        fixed(row.get("cosine"), 6),
-        percent(row["ece"]),
+        *accuracy_cells(row),
     ]
 
 
