@@ -357,6 +357,8 @@ def _stored(value: ir.Value | None) -> NDArray[Any] | None:
 
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
+# Inference reads the values of shapes, axes and the like, never weights: copying those takes half a second.
+_SHAPE_LIKE_BYTES = 1 << 16
 _OTHERS_WITH_WEIGHTS = frozenset(
     {"ConvTranspose", "DeformConv", "Einsum", "LSTM", "GRU", "RNN", "Attention", "Loop", "If"}
 )
@@ -378,13 +380,20 @@ def inferred_copy(model: ir.Model) -> ir.Model:
     import onnx
     import onnx_ir as ir
 
+    proto = ir.to_proto(model)
+    for tensor in proto.graph.initializer:
+        if len(tensor.raw_data) > _SHAPE_LIKE_BYTES:
+            tensor.ClearField("raw_data")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True))
+            copy = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
     except onnx.shape_inference.InferenceError as exc:
         raise GraphError(
             "the graph's shapes or types contradict each other",
             got=str(exc).strip().split("\n")[0],
             remedy="export it again, without shapes written by hand",
         ) from exc
+    for name, value in copy.graph.initializers.items():
+        value.const_value = model.graph.initializers[name].const_value
+    return copy

@@ -68,9 +68,11 @@ def rows_from_candidates(
         if profiler is not None:
             _profile(candidates, options, profiler, voice)
     finally:
-        for candidate in candidates:
-            if candidate.runner is not None:
-                candidate.runner.close()
+        runners = [candidate.runner for candidate in candidates if candidate.runner is not None]
+        for runner in runners:
+            runner.release()
+        for runner in runners:
+            runner.close()
         if anchor is not None:
             anchor.close()
     return [row_of(candidate, batch, options, peaks) for candidate in candidates for batch in options.batches]

@@ -75,11 +75,15 @@ class Worker:
             return value
         raise _KINDS.get(kind, SessionError)(value)
 
-    def close(self) -> None:
-        """Ends the process; more than once is fine."""
+    def release(self) -> None:
+        """Tells the process to end, and does not wait for it; `close` does."""
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
+
+    def close(self) -> None:
+        """Ends the process; more than once is fine."""
+        self.release()
         if self._process is not None:
             self._process.join(_GOODBYE_SECONDS)
             if self._process.is_alive():
