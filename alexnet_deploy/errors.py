@@ -7,6 +7,7 @@ AlexnetDeployError                 exit 1
 │   └── ImageError                 exit 1   one image is damaged
 ├── WeightsError                   exit 1   a checkpoint does not fit the network
 ├── TrainingError                  exit 1   training cannot go on
+│   └── DivergedError              exit 1   the loss or a weight is not finite any more
 ├── GraphError                     exit 1   an ONNX graph is not what a stage requires
 ├── ArtifactError                  exit 1   an artifact cannot be written, or its passport does not match it
 ├── EngineError                    exit 1   an engine cannot be built or read
@@ -20,7 +21,8 @@ AlexnetDeployError                 exit 1
 
 from __future__ import annotations
 
-EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_GATE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+# One that was interrupted ends with 128 and the signal, as shells count it.
+EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_GATE = 0, 1, 2, 3
 
 
 class AlexnetDeployError(Exception):
@@ -68,6 +70,16 @@ class WeightsError(AlexnetDeployError):
 
 class TrainingError(AlexnetDeployError):
     """Training cannot start or go on."""
+
+
+class DivergedError(TrainingError):
+    """The loss or a weight is not finite any more.
+
+    Attributes:
+        last_good: Step of the weights that the network was put back to; None where none were kept.
+    """
+
+    last_good: int | None = None
 
 
 class GraphError(AlexnetDeployError):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_deploy.artifacts import write_bytes
 from alexnet_deploy.errors import GraphError, InputError
+from alexnet_deploy.files import write_bytes
 from alexnet_deploy.weights import ModelInfo
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.artifacts import Passport, read_passport, sha256_of
+from alexnet_deploy.artifacts import Passport, read_passport
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.specs import Precision
 from alexnet_deploy.variants import NetworkSpec, layers_from_network

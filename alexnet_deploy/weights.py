@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from alexnet_deploy.artifacts import write_bytes
 from alexnet_deploy.data.shipped import shipped_folder
 from alexnet_deploy.errors import InputError, WeightsError
+from alexnet_deploy.files import write_bytes
 from alexnet_deploy.specs import Preprocessing, Resize
 from alexnet_deploy.variants import DEFAULT_CLASSES, FC_FEATURES, VARIANTS, NetworkSpec, layers_from_network, scaled
 
@@ -215,7 +215,12 @@ def require_checkpoint_name(path: Path) -> None:
 
 
 def save_checkpoint(network: AlexNet, info: ModelInfo, path: Path, *, half: bool = False) -> None:
-    """Writes a checkpoint; `.zst` compresses it.
+    """Writes a checkpoint without a passport; arguments and errors as of `checkpoint_bytes`."""
+    write_bytes(path, checkpoint_bytes(network, info, path, half=half))
+
+
+def checkpoint_bytes(network: AlexNet, info: ModelInfo, path: Path, *, half: bool = False) -> bytes:
+    """What a checkpoint of that name holds; `.zst` compresses it.
 
     Args:
         network: The weights.
@@ -247,12 +252,12 @@ def save_checkpoint(network: AlexNet, info: ModelInfo, path: Path, *, half: bool
         else:
             stored[name] = values
     metadata = {_METADATA_KEY: json.dumps({"schema": 1, "model": info.to_json(), "sparse": shapes})}
-    data = save(stored, metadata)
+    data: bytes = save(stored, metadata)
     if path.suffix == ".zst":
         import zstandard
 
         data = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_content_size=True).compress(data)
-    write_bytes(path, data)
+    return data
 
 
 def _sparse_from_dense(name: str, values: Tensor) -> dict[str, Tensor]:

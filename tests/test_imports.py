@@ -24,7 +24,8 @@ MODULES = sorted(
 LAYERS = (
     ("errors",),
     ("specs", "machine", "progress", "trt_log", "bench.statistics"),
-    ("variants", "optional", "artifacts"),
+    ("files",),
+    ("variants", "optional", "artifacts", "locks", "interrupts"),
     ("data",),
     ("lrn.oracle", "lrn.module", "lrn.kernel_spec", "lrn.library_name"),
     ("lrn.kernel",),

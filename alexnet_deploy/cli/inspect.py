@@ -53,7 +53,7 @@ def command(
 
         document = inspect_file(file or "shipped", variant)
     if draw is not None:
-        from alexnet_deploy.artifacts import write_bytes
+        from alexnet_deploy.files import write_bytes
 
         write_bytes(draw, _drawn(document, draw))
         click.echo(f"drew {draw}", err=True)

@@ -60,8 +60,8 @@ def engine_in_workspace(workspace: Workspace, path: Path, asked: EngineRequest) 
 
 
 def _made(workspace: Workspace, path: Path, asked: EngineRequest) -> Made:
-    from alexnet_deploy.artifacts import write_bytes
     from alexnet_deploy.engines.build import engine_from_onnx
+    from alexnet_deploy.files import write_bytes
 
     cache = asked.timing_cache
     built = engine_from_onnx(

@@ -10,9 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_deploy.artifacts import matching_passport, read_passport, require_passport, sha256_of
+from alexnet_deploy.artifacts import matching_passport, read_passport, require_passport, write_artifact
 from alexnet_deploy.engines.options import resolved_here
 from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.files import sha256_of
+from alexnet_deploy.locks import locked
 from alexnet_deploy.normalise import DEFAULT_OPSET
 from alexnet_deploy.pipeline.engine import (
     EngineRequest,
@@ -79,13 +81,13 @@ class Deployment:
 
     def _torchvision_checkpoint(self) -> Path:
         path = self.workspace.folder / "torchvision-alexnet.safetensors"
-        if read_passport(path) is None:
-            from alexnet_deploy.artifacts import write_passport
-            from alexnet_deploy.weights import load_model, save_checkpoint
+        if matching_passport(path) is None:
+            from alexnet_deploy.weights import checkpoint_bytes, load_model
 
-            network, info = load_model("torchvision")
-            save_checkpoint(network, info, path)
-            write_passport(path, kind="checkpoint", facts={"model": info.to_json()})
+            with locked(path, self.workspace.voice):
+                network, info = load_model("torchvision")
+                data = checkpoint_bytes(network, info, path)
+                write_artifact(path, data, kind="checkpoint", facts={"model": info.to_json()})
         return path
 
     @property

@@ -13,6 +13,7 @@ from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import GraphError
 from alexnet_deploy.export import lowered
 from alexnet_deploy.graph import weighted_nodes
+from alexnet_deploy.interrupts import stoppable
 from alexnet_deploy.precision.histogram import Histogram
 from alexnet_deploy.precision.resume import Progress, State
 from alexnet_deploy.precision.table import CalibrationTable, observed
@@ -132,6 +133,11 @@ def _collected(
         return state if counting is None or counting.exception() else counting.result()
 
     with (
+        stoppable(
+            voice.warn,
+            "interrupted: calibration stops after this batch",
+            remedy="the images counted so far are kept, and the same command goes on from there",
+        ) as stop,
         voice.track("calibrate", len(order), done) as track,
         progress.kept(latest),
         ThreadPoolExecutor(max_workers=1) as pool,
@@ -145,6 +151,8 @@ def _collected(
             state = counting.result() if counting else state
             counting = pool.submit(_with_batch, state, wanted, [array[:count] for array in arrays])
             track.advance(count)
+            stop.obey()
+            progress.keep_now_and_then(state)
         state = counting.result() if counting else state
     return state[1]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from alexnet_deploy.artifacts import write_json
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.files import write_json
 from alexnet_deploy.precision.histogram import Histogram
 from alexnet_deploy.precision.thresholds import Method, threshold
 

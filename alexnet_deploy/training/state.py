@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alexnet_deploy.artifacts import write_bytes
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.files import write_bytes
 
 if TYPE_CHECKING:
     from alexnet_deploy.network import AlexNet
@@ -32,22 +32,30 @@ def save_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, p
     write_bytes(path, save(tensors, {_KEY: json.dumps(position)}))
 
 
+def load_weights(path: Path, network: AlexNet, fingerprint: str) -> int | None:
+    """Restores the weights alone; returns the step that they are of, or None where they are another run's.
+
+    Raises:
+        InputError: There is no such state, or it cannot be read.
+    """
+    position, tensors = _read(path)
+    if position["fingerprint"] != fingerprint:
+        return None
+    network.load_state_dict(_weights_of(tensors))
+    return int(position["step"])
+
+
+def _weights_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
+
+
 def load_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, fingerprint: str) -> dict[str, Any]:
     """Restores what `save_state` wrote and returns the position.
 
     Raises:
         InputError: There is no such state, it cannot be read, or it belongs to a run with other options.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            position: dict[str, Any] = json.loads(file.metadata()[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as exc:
-        raise InputError(
-            f"there is no run to resume at {path}", got=exc, remedy="leave out --resume to start anew"
-        ) from exc
+    position, tensors = _read(path)
     if position["fingerprint"] != fingerprint:
         raise InputError(
             f"the run at {path} was started with other options",
@@ -55,7 +63,7 @@ def load_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, f
             expected=position["fingerprint"],
             remedy="give the options it was started with, or leave out --resume to start anew",
         )
-    network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")})
+    network.load_state_dict(_weights_of(tensors))
     state: dict[int, dict[str, torch.Tensor]] = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
@@ -69,3 +77,17 @@ def load_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, f
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return position
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            position: dict[str, Any] = json.loads(file.metadata()[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as exc:
+        raise InputError(
+            f"there is no run to resume at {path}", got=exc, remedy="leave out --resume to start anew"
+        ) from exc
+    return position, tensors

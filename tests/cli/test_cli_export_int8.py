@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from alexnet_deploy.artifacts import sha256_of
 from alexnet_deploy.data.shipped import Split, shipped_images
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.graph import read_graph
 from alexnet_deploy.pipeline import guard
 from alexnet_deploy.precision.table import CalibrationTable
