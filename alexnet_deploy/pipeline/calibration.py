@@ -19,8 +19,9 @@ from alexnet_deploy.errors import AlexnetDeployError, DataError, ImageError, Inp
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
 from alexnet_deploy.precision.calibrate import CALIBRATION_BATCH, CalibrationOptions, table_from_images
+from alexnet_deploy.precision.findings import reported
 from alexnet_deploy.precision.resume import Progress
-from alexnet_deploy.precision.safety import activation_findings, reported
+from alexnet_deploy.precision.safety import activation_findings
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.specs import fingerprint

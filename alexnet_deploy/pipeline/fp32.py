@@ -43,7 +43,8 @@ def fp32_from_source(source: Path, *, variant: str | None, preprocessing: str | 
     """
     from alexnet_deploy import export, graph
     from alexnet_deploy.lrn.lowering import lrn_nodes, spec_of
-    from alexnet_deploy.precision.safety import logit_findings, reported, weight_findings
+    from alexnet_deploy.precision.findings import reported
+    from alexnet_deploy.precision.safety import logit_findings, weight_findings
 
     if source.suffix == ".onnx":
         result, info, images, reference = _from_graph(source, preprocessing, opset, voice)

@@ -14,21 +14,13 @@ from alexnet_deploy.pipeline.guard import GuardSet, guard_choice, require_likene
 from alexnet_deploy.pipeline.int8 import Int8Maker
 from alexnet_deploy.pipeline.lrn_choice import LrnChoice
 from alexnet_deploy.pipeline.workspace import Made
+from alexnet_deploy.precision.findings import NOTES, Finding, Kind, reported
 from alexnet_deploy.precision.guard import table_lines
 from alexnet_deploy.precision.half import half_from_fp32, half_report
 from alexnet_deploy.precision.int4 import int4_from_fp32, linear_layers
 from alexnet_deploy.precision.moments import InputMoments
 from alexnet_deploy.precision.qdq import DEFAULT_PLACEMENT, Placement, float8_from_fp32, float8_layers
-from alexnet_deploy.precision.safety import (
-    NOTES,
-    Finding,
-    Kind,
-    half_findings,
-    int8_findings,
-    noting_clipped,
-    reported,
-    weight_findings,
-)
+from alexnet_deploy.precision.safety import half_findings, int8_findings, noting_clipped, weight_findings
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.precision.weights import Rounding, nearest
 from alexnet_deploy.progress import Voice

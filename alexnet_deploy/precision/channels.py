@@ -89,5 +89,5 @@ def _text(array: NDArray[np.float32]) -> str:
 def _array(text: str) -> NDArray[np.float32]:
     try:
         return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f4").astype(np.float32)
-    except (zlib.error, TypeError) as exc:
+    except (zlib.error, ValueError, TypeError) as exc:
         raise ValueError(f"ranges of channels cannot be read: {exc}") from exc

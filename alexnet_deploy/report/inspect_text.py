@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_deploy.precision.safety import lines_from_facts
+from alexnet_deploy.precision.findings import lines_from_facts
 
 
 def print_inspection(document: dict[str, Any], console: Console) -> None:
