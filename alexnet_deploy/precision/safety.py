@@ -15,8 +15,8 @@ import numpy as np
 from alexnet_deploy.graph import WeightedNode, weighted_nodes
 from alexnet_deploy.precision.calibrate import result_of
 from alexnet_deploy.precision.findings import (
+    CHANNEL_IMAGES,
     CLIPPED_SHARE,
-    DEAD_IMAGES,
     DEAD_SHARE,
     FEW_STEPS,
     FEW_STEPS_SHARE,
@@ -24,6 +24,7 @@ from alexnet_deploy.precision.findings import (
     FP16_LOSS,
     FP16_MAX,
     FP16_SMALLEST_NORMAL,
+    IDLE_SHARE,
     LOGIT_NOISE,
     SATURATED_SHARE,
     SATURATED_VALUES,
@@ -55,7 +56,7 @@ def _of_weights(layer: WeightedNode) -> Iterator[Finding]:
     # No copies: AlexNet's weights take 240 MB.
     largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
     idle = int((largest == 0).sum())
-    if idle >= DEAD_SHARE * len(rows):
+    if idle >= IDLE_SHARE * len(rows):
         yield _finding(Kind.IDLE, layer, Part.WEIGHTS, idle, len(rows))
     beyond = sum(int((np.abs(row) > FP16_MAX).sum()) for row in rows[largest > FP16_MAX])
     if beyond:
@@ -64,7 +65,7 @@ def _of_weights(layer: WeightedNode) -> Iterator[Finding]:
     doubtful = rows[(largest > 0) & (largest < math.sqrt(rows.shape[1]) * 2.0**-25 / FP16_LOSS)].astype(np.float64)
     lost = np.linalg.norm(doubtful.astype(np.float16) - doubtful, axis=1)
     small = int((lost > FP16_LOSS * np.linalg.norm(doubtful, axis=1)).sum())
-    if small >= DEAD_SHARE * len(rows):
+    if small >= UNDERFLOW_SHARE * len(rows):
         yield _finding(Kind.FP16_UNDERFLOW, layer, Part.WEIGHTS, small, len(rows))
 
 
@@ -138,7 +139,7 @@ def dead_findings(model: ir.Model, table: CalibrationTable) -> list[Finding]:
         channels = len(weight) if histogram.channels is None else len(histogram.channels.minima)
         if histogram.minimum == histogram.maximum:
             return [*found, seen.finding(Kind.DEAD, channels, channels)]
-        if histogram.channels is None or len(table.images) < DEAD_IMAGES:
+        if histogram.channels is None or len(table.images) < CHANNEL_IMAGES:
             continue
         constant = histogram.channels.constant
         if constant.all():
@@ -226,7 +227,7 @@ def int8_findings(model: ir.Model, table: CalibrationTable, quantized: Collectio
         if clipped and clipped >= CLIPPED_SHARE * histogram.total:
             largest = max(-histogram.minimum, histogram.maximum)
             found.append(seen.finding(Kind.INT8_CLIPPING, clipped, histogram.total, largest))
-        if histogram.channels is None:
+        if histogram.channels is None or len(table.images) < CHANNEL_IMAGES:
             continue
         live = histogram.channels.magnitudes[~histogram.channels.constant]
         few = int((live < FEW_STEPS * seen.observed.range_by(table.method).symmetric_scale).sum())

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from alexnet_deploy.data.preprocessing import batch_from_images
+from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.export import run_onnx
 from alexnet_deploy.graph import weighted_nodes
 from alexnet_deploy.precision.calibrate import table_from_images
 from alexnet_deploy.precision.findings import (
-    DEAD_IMAGES,
+    CHANNEL_IMAGES,
     FP16_LOSS,
     FP16_MAX,
     Finding,
@@ -47,8 +48,8 @@ from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.precision.thresholds import Method
 from alexnet_deploy.precision.weights import nearest, rounded, scales
 from alexnet_deploy.progress import Voice
-from tests.conftest import random_images
-from tests.graphs import GRAPH_HASH, evaluate, model_of, shipped_batch, small_graph, small_table
+from tests.conftest import random_images, small_preprocessing
+from tests.graphs import GRAPH_HASH, evaluate, model_of, shipped_batch, small_graph
 from tests.precision.test_calibrate import PLAIN
 
 VARIANTS = ("paper", "unpadded", "bvlc", "caffenet", "owt")
@@ -87,7 +88,7 @@ def network(constants: dict[str, NDArray[np.float32]], between: Sequence[onnx.No
     return model_of(nodes, ["N", 3, 4, 4], constants)
 
 
-def images(count: int = DEAD_IMAGES) -> ImageSource:
+def images(count: int = CHANNEL_IMAGES) -> ImageSource:
     return random_images(count, side=4, colour=True)
 
 
@@ -120,8 +121,14 @@ def test_of_the_weights_of_a_sound_network_there_is_nothing_to_say(variant: str)
     assert logit_findings(model, run_onnx(model, shipped_batch(4))) == []
 
 
-def test_of_the_activations_of_a_sound_network_there_is_nothing_to_say() -> None:
-    assert activation_findings(small_graph(), small_table()) == []
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_of_the_activations_of_a_sound_network_there_is_nothing_to_say(variant: str) -> None:
+    model, source = small_graph(variant), shipped_images(Split.CALIBRATION).subset(range(CHANNEL_IMAGES))
+    table = table_from_images(model, source, small_preprocessing(), GRAPH_HASH)
+    assert activation_findings(model, table) == []
+
+
+def test_of_the_small_network_of_the_other_tests_there_is_nothing_to_say() -> None:
     model = network(weights())
     assert activation_findings(model, table_of(model)) == []
 
@@ -138,7 +145,7 @@ def test_channels_without_weights_are_counted_and_so_are_no_others() -> None:
     assert (found.count, found.total, found.share, found.tensor) == (2, CHANNELS, 0.25, "w2")
 
 
-def test_a_few_idle_channels_are_below_the_share() -> None:
+def test_one_idle_channel_of_eleven_is_below_the_share() -> None:
     constants = weights()
     constants["w3"] = np.ones((11, CHANNELS * 16), np.float32)
     constants["w3"][3] = 0
@@ -147,24 +154,24 @@ def test_a_few_idle_channels_are_below_the_share() -> None:
 
 def test_channels_that_no_image_wakes_are_dead_and_idle_ones_are_said_elsewhere() -> None:
     constants = weights()
-    constants["b1"][[2, 5, 7]] = -100
+    constants["b1"][[2, 4, 5, 7]] = -100
     constants["w1"][0] = 0
     model = network(constants)
     alive = value_of(model, "relu1").max(axis=(0, 2, 3)) > value_of(model, "relu1").min(axis=(0, 2, 3))
-    assert alive.tolist() == [index not in (0, 2, 5, 7) for index in range(CHANNELS)]
+    assert alive.tolist() == [index not in (0, 2, 4, 5, 7) for index in range(CHANNELS)]
     found = dead_findings(model, table_of(model))
     assert kinds(found) == [(Kind.DEAD, "conv1", Part.OUTPUT)]
-    assert (found[0].count, found[0].total, found[0].tensor) == (3, CHANNELS, "relu1")
+    assert (found[0].count, found[0].total, found[0].tensor) == (4, CHANNELS, "relu1")
 
 
 def test_on_few_images_a_quiet_channel_is_not_called_dead() -> None:
     constants = weights()
-    constants["b1"][[2, 5, 7]] = -100
+    constants["b1"][[2, 4, 5, 7]] = -100
     model = network(constants)
-    assert dead_findings(model, table_of(model, images(DEAD_IMAGES - 1))) == []
+    assert dead_findings(model, table_of(model, images(CHANNEL_IMAGES - 1))) == []
 
 
-@pytest.mark.parametrize("count", [2, DEAD_IMAGES])
+@pytest.mark.parametrize("count", [2, CHANNEL_IMAGES])
 def test_of_a_dead_layer_and_all_behind_it_the_first_is_named(count: int) -> None:
     constants = weights()
     constants["b1"][:] = -100
@@ -184,7 +191,7 @@ def test_a_layer_without_weights_is_dead_though_its_biases_differ() -> None:
 
 def test_a_table_without_channels_says_less_and_nothing_wrong() -> None:
     constants = weights()
-    constants["b1"][[2, 5, 7]] = -100
+    constants["b1"][[2, 4, 5, 7]] = -100
     model = network(constants)
     table = table_of(model)
     old = {
@@ -273,11 +280,14 @@ def test_activations_near_fp16s_end_and_beyond_it_are_told_apart(largest: float,
     constants["w3"] /= factor * CHANNELS
     model = network(constants)
     found = half_findings(model, table_of(model))
-    assert kinds(found) == ([] if kind is None else [(kind, "conv2", Part.OUTPUT)])
+    both = [("conv2", Part.OUTPUT), ("fc3", Part.INPUT)]
+    assert kinds(found) == ([] if kind is None else [(kind, *place) for place in both])
     if kind is not None:
         limit = FP16_MAX if kind is Kind.FP16_OVERFLOW else FP16_MAX / 4
         values = value_of(model, "relu2")
-        assert (found[0].count, found[0].total) == (int((values > limit).sum()), values.size)
+        width = table_of(model).tensors["relu2"].histogram.width
+        beyond = int((values >= np.ceil(limit / width) * width).sum())
+        assert (found[0].count, found[0].total) == (beyond, values.size) and beyond > 0
         assert found[0].largest == pytest.approx(largest, rel=1e-4)
 
 
@@ -323,7 +333,7 @@ def test_a_norm_whose_squares_overflow_is_named_though_what_it_reads_and_gives_f
 # INT8.
 
 
-@pytest.mark.parametrize("percentile", [99.0, 99.5, 99.85, 99.99])
+@pytest.mark.parametrize("percentile", [99.0, 99.4, 99.7, 99.99])
 def test_what_a_percentile_cuts_off_is_counted(percentile: float) -> None:
     model = network(weights())
     table = table_of(model).by_method(Method.PERCENTILE, percentile)
@@ -331,7 +341,7 @@ def test_what_a_percentile_cuts_off_is_counted(percentile: float) -> None:
     for name in ("relu1", "relu2", "y"):
         values, limit = np.abs(value_of(model, name)), table.tensors[name].thresholds[Method.PERCENTILE]
         clipped = int((values > limit).sum())
-        assert (name in found) == (clipped >= 0.001 * values.size)
+        assert (name in found) == (clipped >= 0.005 * values.size)
         if name in found:
             assert (found[name].count, found[name].total, found[name].kind) == (
                 clipped,
@@ -339,7 +349,7 @@ def test_what_a_percentile_cuts_off_is_counted(percentile: float) -> None:
                 Kind.INT8_CLIPPING,
             )
             assert found[name].largest == pytest.approx(values.max())
-    assert bool(found) == (percentile < 99.9)
+    assert bool(found) == (percentile < 99.5)
     assert int8_findings(model, table.by_method(Method.MAX)) == []
 
 
@@ -431,7 +441,7 @@ def test_many_findings_are_a_line_a_kind_and_the_worst_come_first() -> None:
 @pytest.mark.parametrize("kind", list(Kind))
 def test_every_kind_says_what_it_means_and_what_to_do(kind: Kind) -> None:
     ((_, line),) = lines_of(some(kind, 0.5))
-    assert line.startswith(f"{kind.value}: conv0 (") and line.count(": ") >= 3 and "; " in line
+    assert line.startswith(f"{kind.value}: conv0 (") and line.count(": ") >= 2 and "; " in line
 
 
 def test_a_warning_is_for_the_quiet_too_and_a_note_is_not() -> None:
