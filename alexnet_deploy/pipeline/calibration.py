@@ -21,7 +21,7 @@ from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
 from alexnet_deploy.precision.calibrate import CALIBRATION_BATCH, CalibrationOptions, table_from_images
 from alexnet_deploy.precision.findings import reported
 from alexnet_deploy.precision.resume import Progress
-from alexnet_deploy.precision.safety import activation_findings
+from alexnet_deploy.precision.safety import Activations
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.specs import fingerprint
@@ -177,7 +177,7 @@ def calibrated(
             "images": len(table.images),
             "data": source.name,
             "origin": origin or {},
-            "safety": reported(activation_findings(model, table), workspace.voice),
+            "safety": reported(Activations(model, table).findings(), workspace.voice),
         }
         return Made(data=data, facts=facts, tools=made_by)
 

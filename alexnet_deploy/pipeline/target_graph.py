@@ -20,7 +20,7 @@ from alexnet_deploy.precision.half import half_from_fp32, half_report
 from alexnet_deploy.precision.int4 import int4_from_fp32, linear_layers
 from alexnet_deploy.precision.moments import InputMoments
 from alexnet_deploy.precision.qdq import DEFAULT_PLACEMENT, Placement, float8_from_fp32, float8_layers
-from alexnet_deploy.precision.safety import half_findings, int8_findings, noting_clipped, weight_findings
+from alexnet_deploy.precision.safety import Activations, noting_clipped, weight_findings
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.precision.weights import Rounding, nearest
 from alexnet_deploy.progress import Voice
@@ -103,7 +103,7 @@ def graph_for_target(model: ir.Model, info: ModelInfo, request: GraphRequest, *,
 
 def _half_findings(model: ir.Model, table: CalibrationTable | None) -> list[Finding]:
     """Without those of no consequence in a graph of this tool, and without what FP32 has as well."""
-    found = [*weight_findings(model), *([] if table is None else half_findings(model, table))]
+    found = [*weight_findings(model), *([] if table is None else Activations(model, table).half())]
     return [each for each in found if each.kind is not Kind.IDLE and each.kind not in NOTES]
 
 
@@ -159,7 +159,7 @@ def _int8(model: ir.Model, info: ModelInfo, request: GraphRequest, facts: dict[s
         maker = replace(maker, rounding=noting_clipped(maker.rounding, clipped))
     made = maker.graph(keep_float)
     quantized = {str(node.inputs[0].name) for node in made.graph if node.op_type == "QuantizeLinear" and node.inputs[0]}
-    facts["safety"] = reported([*int8_findings(model, table, quantized), *clipped.values()], voice)
+    facts["safety"] = reported([*Activations(model, table).int8(quantized), *clipped.values()], voice)
     facts["sqnr_db"] = require_likeness(made, maker, parity_images(info.preprocessing))
     return made
 

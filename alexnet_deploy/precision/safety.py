@@ -101,139 +101,136 @@ class _Seen:
         return _finding(kind, self.layer, self.part, count, total, largest)
 
 
-def _seen(model: ir.Model, table: CalibrationTable) -> list[_Seen]:
-    """Every calibrated tensor once: as what a layer gives, or else as what one reads."""
-    places: dict[str, _Seen] = {}
-    layers = list(weighted_nodes(model))
-    for part in (Part.OUTPUT, Part.INPUT):
-        for layer in layers:
-            value = result_of(layer.node) if part is Part.OUTPUT else layer.activation
-            name = str(value.name)
-            if name in table.tensors and name not in places:
-                places[name] = _Seen(layer=layer, part=part, tensor=name, observed=table.tensors[name])
-    return list(places.values())
-
-
-def activation_findings(model: ir.Model, table: CalibrationTable) -> list[Finding]:
-    """All that calibration says: dead channels, saturation, FP16's range, and INT8 by the table's method."""
-    dead = dead_findings(model, table)
-    if dead and dead[-1].share == 1:
-        # What comes behind a dead layer is of no image: its ranges say nothing.
-        return dead
-    return [
-        *dead,
-        *saturated_findings(model, table),
-        *half_findings(model, table),
-        *int8_findings(model, table),
-    ]
-
-
-def dead_findings(model: ir.Model, table: CalibrationTable) -> list[Finding]:
-    """Channels with weights that gave one value on all images, and the first layer that did so as a whole, with
-    weights or without: all behind it is constant too, and nothing is said of it."""
-    found = []
-    for seen in _seen(model, table):
-        if seen.part is not Part.OUTPUT:
-            continue
-        histogram, weight = seen.observed.histogram, seen.layer.weight
-        channels = len(weight) if histogram.channels is None else len(histogram.channels.minima)
-        if histogram.minimum == histogram.maximum:
-            return [*found, seen.finding(Kind.DEAD, channels, channels)]
-        if histogram.channels is None or len(table.images) < CHANNEL_IMAGES:
-            continue
-        constant = histogram.channels.constant
-        if constant.all():
-            return [*found, seen.finding(Kind.DEAD, channels, channels)]
-        if channels == len(weight):
-            constant = constant & weight.reshape(channels, -1).any(axis=1)
-        count = int(constant.sum())
-        if count >= DEAD_SHARE * channels:
-            found.append(seen.finding(Kind.DEAD, count, channels))
-    return found
-
-
-def saturated_findings(model: ir.Model, table: CalibrationTable) -> list[Finding]:
-    """Activations that sit at a bound; of images, whose black and white are bounds, nothing is said."""
-    found = []
-    for seen in _seen(model, table):
-        histogram = seen.observed.histogram
-        if seen.tensor == model.graph.inputs[0].name or histogram.total < SATURATED_VALUES:
-            continue
-        count = max(
-            int(side[min(int(extreme / histogram.width), BINS - 1)]) if extreme > 0 else 0
-            for side, extreme in ((histogram.positive, histogram.maximum), (histogram.negative, -histogram.minimum))
-        )
-        if count >= SATURATED_SHARE * histogram.total:
-            largest = max(-histogram.minimum, histogram.maximum)
-            found.append(seen.finding(Kind.SATURATED, count, histogram.total, largest))
-    return found
-
-
-def half_findings(model: ir.Model, table: CalibrationTable) -> list[Finding]:
-    """What FP16 does to the activations."""
-    found = list(_norm_findings(model, table))
-    for seen in _seen(model, table):
-        histogram = seen.observed.histogram
-        largest = max(-histogram.minimum, histogram.maximum)
-        if largest > FP16_MAX:
-            found.append(seen.finding(Kind.FP16_OVERFLOW, histogram.beyond(FP16_MAX), histogram.total, largest))
-        elif largest * FP16_HEADROOM > FP16_MAX:
-            count = histogram.beyond(FP16_MAX / FP16_HEADROOM)
-            found.append(seen.finding(Kind.FP16_HEADROOM, count, histogram.total, largest))
-        small, nonzero = _below(histogram, FP16_SMALLEST_NORMAL)
-        if small and small >= UNDERFLOW_SHARE * nonzero:
-            found.append(seen.finding(Kind.FP16_UNDERFLOW, small, nonzero, largest))
-    return found
-
-
-def _norm_findings(model: ir.Model, table: CalibrationTable) -> Iterator[Finding]:
-    limit = math.sqrt(FP16_MAX)
-    for node in model.graph:
-        value = node.inputs[0] if node.op_type == "LRN" else None
-        # A maximum is that of what it is taken of.
-        while value is not None and value.name not in table.tensors:
-            producer = value.producer()
-            value = producer.inputs[0] if producer is not None and producer.op_type == "MaxPool" else None
-        if value is None:
-            continue
-        histogram = table.tensors[str(value.name)].histogram
-        largest = max(-histogram.minimum, histogram.maximum)
-        if largest > limit:
-            yield Finding(
-                kind=Kind.FP16_LRN,
-                layer=str(node.name or node.outputs[0].name),
-                part=Part.INPUT,
-                tensor=str(value.name),
-                count=histogram.beyond(limit),
-                total=histogram.total,
-                largest=largest,
-            )
-
-
-def int8_findings(model: ir.Model, table: CalibrationTable, quantized: Collection[str] | None = None) -> list[Finding]:
-    """What the thresholds of the table's method cut off, and what they leave hardly a step.
+class Activations:
+    """What a calibration table says of a graph's activations.
 
     Args:
         model: The FP32 graph.
         table: Its calibration table.
-        quantized: Names of the values that are quantized; None for all that some target quantizes.
     """
-    found = []
-    for seen in _seen(model, table):
-        if quantized is not None and seen.tensor not in quantized:
-            continue
-        histogram = seen.observed.histogram
-        clipped = histogram.beyond(seen.observed.thresholds[table.method])
-        if clipped and clipped >= CLIPPED_SHARE * histogram.total:
+
+    def __init__(self, model: ir.Model, table: CalibrationTable) -> None:
+        self._model, self._table = model, table
+        places: dict[str, _Seen] = {}
+        # Taking the weights out of a graph costs a fifth of a second: once for all questions.
+        layers = list(weighted_nodes(model))
+        # Every tensor once: as what a layer gives, or else as what one reads.
+        for part in (Part.OUTPUT, Part.INPUT):
+            for layer in layers:
+                value = result_of(layer.node) if part is Part.OUTPUT else layer.activation
+                name = str(value.name)
+                if name in table.tensors and name not in places:
+                    places[name] = _Seen(layer=layer, part=part, tensor=name, observed=table.tensors[name])
+        self._seen = list(places.values())
+
+    def findings(self) -> list[Finding]:
+        """All: dead channels, saturation, FP16's range, and INT8 by the table's method."""
+        dead = self.dead()
+        if dead and dead[-1].share == 1:
+            # What comes behind a dead layer is of no image: its ranges say nothing.
+            return dead
+        return [*dead, *self.saturated(), *self.half(), *self.int8()]
+
+    def dead(self) -> list[Finding]:
+        """Channels with weights that gave one value on all images, and the first layer that did so as a whole, with
+        weights or without: all behind it is constant too, and nothing is said of it."""
+        found = []
+        for seen in self._seen:
+            if seen.part is not Part.OUTPUT:
+                continue
+            histogram, weight = seen.observed.histogram, seen.layer.weight
+            channels = len(weight) if histogram.channels is None else len(histogram.channels.minima)
+            if histogram.minimum == histogram.maximum:
+                return [*found, seen.finding(Kind.DEAD, channels, channels)]
+            if histogram.channels is None or len(self._table.images) < CHANNEL_IMAGES:
+                continue
+            constant = histogram.channels.constant
+            if constant.all():
+                return [*found, seen.finding(Kind.DEAD, channels, channels)]
+            if channels == len(weight) and constant.sum() >= DEAD_SHARE * channels:
+                constant = constant & weight.reshape(channels, -1).any(axis=1)
+            count = int(constant.sum())
+            if count >= DEAD_SHARE * channels:
+                found.append(seen.finding(Kind.DEAD, count, channels))
+        return found
+
+    def saturated(self) -> list[Finding]:
+        """Activations that sit at a bound; of images, whose black and white are bounds, nothing is said."""
+        found = []
+        for seen in self._seen:
+            histogram = seen.observed.histogram
+            if seen.tensor == self._model.graph.inputs[0].name or histogram.total < SATURATED_VALUES:
+                continue
+            count = max(
+                int(side[min(int(extreme / histogram.width), BINS - 1)]) if extreme > 0 else 0
+                for side, extreme in ((histogram.positive, histogram.maximum), (histogram.negative, -histogram.minimum))
+            )
+            if count >= SATURATED_SHARE * histogram.total:
+                largest = max(-histogram.minimum, histogram.maximum)
+                found.append(seen.finding(Kind.SATURATED, count, histogram.total, largest))
+        return found
+
+    def half(self) -> list[Finding]:
+        """What FP16 does to the activations."""
+        found = list(self._norms())
+        for seen in self._seen:
+            histogram = seen.observed.histogram
             largest = max(-histogram.minimum, histogram.maximum)
-            found.append(seen.finding(Kind.INT8_CLIPPING, clipped, histogram.total, largest))
-        if histogram.channels is None or len(table.images) < CHANNEL_IMAGES:
-            continue
-        live = histogram.channels.magnitudes[~histogram.channels.constant]
-        few = int((live < FEW_STEPS * seen.observed.range_by(table.method).symmetric_scale).sum())
-        if few and few >= FEW_STEPS_SHARE * len(live):
-            found.append(seen.finding(Kind.INT8_RESOLUTION, few, len(live)))
-    return found
+            if largest > FP16_MAX:
+                found.append(seen.finding(Kind.FP16_OVERFLOW, histogram.beyond(FP16_MAX), histogram.total, largest))
+            elif largest * FP16_HEADROOM > FP16_MAX:
+                count = histogram.beyond(FP16_MAX / FP16_HEADROOM)
+                found.append(seen.finding(Kind.FP16_HEADROOM, count, histogram.total, largest))
+            small, nonzero = _below(histogram, FP16_SMALLEST_NORMAL)
+            if small and small >= UNDERFLOW_SHARE * nonzero:
+                found.append(seen.finding(Kind.FP16_UNDERFLOW, small, nonzero, largest))
+        return found
+
+    def _norms(self) -> Iterator[Finding]:
+        limit = math.sqrt(FP16_MAX)
+        for node in self._model.graph:
+            value = node.inputs[0] if node.op_type == "LRN" else None
+            # A maximum is that of what it is taken of.
+            while value is not None and value.name not in self._table.tensors:
+                producer = value.producer()
+                value = producer.inputs[0] if producer is not None and producer.op_type == "MaxPool" else None
+            if value is None:
+                continue
+            histogram = self._table.tensors[str(value.name)].histogram
+            largest = max(-histogram.minimum, histogram.maximum)
+            if largest > limit:
+                yield Finding(
+                    kind=Kind.FP16_LRN,
+                    layer=str(node.name or node.outputs[0].name),
+                    part=Part.INPUT,
+                    tensor=str(value.name),
+                    count=histogram.beyond(limit),
+                    total=histogram.total,
+                    largest=largest,
+                )
+
+    def int8(self, quantized: Collection[str] | None = None) -> list[Finding]:
+        """What the thresholds of the table's method cut off, and what they leave hardly a step.
+
+        Args:
+            quantized: Names of the values that are quantized; None for all that some target quantizes.
+        """
+        found = []
+        for seen in self._seen:
+            if quantized is not None and seen.tensor not in quantized:
+                continue
+            histogram = seen.observed.histogram
+            clipped = histogram.beyond(seen.observed.thresholds[self._table.method])
+            if clipped and clipped >= CLIPPED_SHARE * histogram.total:
+                largest = max(-histogram.minimum, histogram.maximum)
+                found.append(seen.finding(Kind.INT8_CLIPPING, clipped, histogram.total, largest))
+            if histogram.channels is None or len(self._table.images) < CHANNEL_IMAGES:
+                continue
+            live = histogram.channels.magnitudes[~histogram.channels.constant]
+            few = int((live < FEW_STEPS * seen.observed.range_by(self._table.method).symmetric_scale).sum())
+            if few and few >= FEW_STEPS_SHARE * len(live):
+                found.append(seen.finding(Kind.INT8_RESOLUTION, few, len(live)))
+        return found
 
 
 def _below(histogram: Histogram, limit: float) -> tuple[int, int]:

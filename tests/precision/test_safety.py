@@ -35,13 +35,9 @@ from alexnet_deploy.precision.findings import (
 )
 from alexnet_deploy.precision.histogram import Histogram
 from alexnet_deploy.precision.safety import (
-    activation_findings,
-    dead_findings,
-    half_findings,
-    int8_findings,
+    Activations,
     logit_findings,
     noting_clipped,
-    saturated_findings,
     weight_findings,
 )
 from alexnet_deploy.precision.table import CalibrationTable
@@ -125,12 +121,12 @@ def test_of_the_weights_of_a_sound_network_there_is_nothing_to_say(variant: str)
 def test_of_the_activations_of_a_sound_network_there_is_nothing_to_say(variant: str) -> None:
     model, source = small_graph(variant), shipped_images(Split.CALIBRATION).subset(range(CHANNEL_IMAGES))
     table = table_from_images(model, source, small_preprocessing(), GRAPH_HASH)
-    assert activation_findings(model, table) == []
+    assert Activations(model, table).findings() == []
 
 
 def test_of_the_small_network_of_the_other_tests_there_is_nothing_to_say() -> None:
     model = network(weights())
-    assert activation_findings(model, table_of(model)) == []
+    assert Activations(model, table_of(model)).findings() == []
 
 
 # Dead channels.
@@ -159,7 +155,7 @@ def test_channels_that_no_image_wakes_are_dead_and_idle_ones_are_said_elsewhere(
     model = network(constants)
     alive = value_of(model, "relu1").max(axis=(0, 2, 3)) > value_of(model, "relu1").min(axis=(0, 2, 3))
     assert alive.tolist() == [index not in (0, 2, 4, 5, 7) for index in range(CHANNELS)]
-    found = dead_findings(model, table_of(model))
+    found = Activations(model, table_of(model)).dead()
     assert kinds(found) == [(Kind.DEAD, "conv1", Part.OUTPUT)]
     assert (found[0].count, found[0].total, found[0].tensor) == (4, CHANNELS, "relu1")
 
@@ -168,7 +164,7 @@ def test_on_few_images_a_quiet_channel_is_not_called_dead() -> None:
     constants = weights()
     constants["b1"][[2, 4, 5, 7]] = -100
     model = network(constants)
-    assert dead_findings(model, table_of(model, images(CHANNEL_IMAGES - 1))) == []
+    assert Activations(model, table_of(model, images(CHANNEL_IMAGES - 1))).dead() == []
 
 
 @pytest.mark.parametrize("count", [2, CHANNEL_IMAGES])
@@ -176,7 +172,7 @@ def test_of_a_dead_layer_and_all_behind_it_the_first_is_named(count: int) -> Non
     constants = weights()
     constants["b1"][:] = -100
     model = network(constants)
-    found = activation_findings(model, table_of(model, images(count)))
+    found = Activations(model, table_of(model, images(count))).findings()
     assert kinds(found) == [(Kind.DEAD, "conv1", Part.OUTPUT)]
     assert (found[0].count, found[0].total, found[0].share) == (CHANNELS, CHANNELS, 1)
 
@@ -186,7 +182,7 @@ def test_a_layer_without_weights_is_dead_though_its_biases_differ() -> None:
     constants["w2"][:] = 0
     constants["b2"] = np.arange(1, CHANNELS + 1, dtype=np.float32)
     model = network(constants)
-    assert kinds(activation_findings(model, table_of(model))) == [(Kind.DEAD, "conv2", Part.OUTPUT)]
+    assert kinds(Activations(model, table_of(model)).findings()) == [(Kind.DEAD, "conv2", Part.OUTPUT)]
 
 
 def test_a_table_without_channels_says_less_and_nothing_wrong() -> None:
@@ -197,7 +193,7 @@ def test_a_table_without_channels_says_less_and_nothing_wrong() -> None:
     old = {
         name: replace(each, histogram=replace(each.histogram, channels=None)) for name, each in table.tensors.items()
     }
-    assert dead_findings(model, replace(table, tensors=old)) == []
+    assert Activations(model, replace(table, tensors=old)).dead() == []
 
 
 # Saturation and logits.
@@ -210,7 +206,7 @@ def test_values_at_the_bound_of_a_clip_are_counted() -> None:
         helper.make_node("Clip", ["relu1", "low", "high"], ["h"], name="clip1"),
     ]
     model = network(weights(), nodes)
-    (found,) = saturated_findings(model, table_of(model))
+    (found,) = Activations(model, table_of(model)).saturated()
     assert kinds([found]) == [(Kind.SATURATED, "conv2", Part.INPUT)]
     values = value_of(model, "h")
     assert (found.count, found.total) == (int((values == values.max()).sum()), values.size)
@@ -279,7 +275,7 @@ def test_activations_near_fp16s_end_and_beyond_it_are_told_apart(largest: float,
     # The last layer takes it back.
     constants["w3"] /= factor * CHANNELS
     model = network(constants)
-    found = half_findings(model, table_of(model))
+    found = Activations(model, table_of(model)).half()
     both = [("conv2", Part.OUTPUT), ("fc3", Part.INPUT)]
     assert kinds(found) == ([] if kind is None else [(kind, *place) for place in both])
     if kind is not None:
@@ -297,7 +293,7 @@ def test_activations_too_small_for_fp16_are_counted() -> None:
     constants["b1"] *= 1e-5
     constants["w2"] *= 1e5
     model = network(constants)
-    found = [each for each in half_findings(model, table_of(model)) if each.part is Part.OUTPUT]
+    found = [each for each in Activations(model, table_of(model)).half() if each.part is Part.OUTPUT]
     assert kinds(found) == [(Kind.FP16_UNDERFLOW, "conv1", Part.OUTPUT)]
     values = value_of(model, "relu1")
     width = table_of(model).tensors["relu1"].histogram.width
@@ -321,13 +317,13 @@ def test_a_norm_whose_squares_overflow_is_named_though_what_it_reads_and_gives_f
     values = value_of(model, "relu1")
     limit = np.sqrt(FP16_MAX)
     assert limit < values.max() < FP16_MAX / 4 and np.abs(value_of(model, "h")).max() < limit
-    found = half_findings(model, table_of(model))
+    found = Activations(model, table_of(model)).half()
     assert kinds(found) == [(Kind.FP16_LRN, "norm1", Part.INPUT)]
     width = table_of(model).tensors["relu1"].histogram.width
     assert found[0].count == int((values >= np.ceil(limit / width) * width).sum()) <= int((values > limit).sum())
     assert found[0].largest == pytest.approx(values.max())
     quiet = network(weights(), norm_between(pool_first))
-    assert half_findings(quiet, table_of(quiet)) == []
+    assert Activations(quiet, table_of(quiet)).half() == []
 
 
 # INT8.
@@ -337,7 +333,7 @@ def test_a_norm_whose_squares_overflow_is_named_though_what_it_reads_and_gives_f
 def test_what_a_percentile_cuts_off_is_counted(percentile: float) -> None:
     model = network(weights())
     table = table_of(model).by_method(Method.PERCENTILE, percentile)
-    found = {(each.tensor): each for each in int8_findings(model, table)}
+    found = {(each.tensor): each for each in Activations(model, table).int8()}
     for name in ("relu1", "relu2", "y"):
         values, limit = np.abs(value_of(model, name)), table.tensors[name].thresholds[Method.PERCENTILE]
         clipped = int((values > limit).sum())
@@ -350,7 +346,7 @@ def test_what_a_percentile_cuts_off_is_counted(percentile: float) -> None:
             )
             assert found[name].largest == pytest.approx(values.max())
     assert bool(found) == (percentile < 99.5)
-    assert int8_findings(model, table.by_method(Method.MAX)) == []
+    assert Activations(model, table.by_method(Method.MAX)).int8() == []
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1.2), st.booleans())
@@ -382,19 +378,19 @@ def test_channels_that_one_large_value_leaves_without_steps_are_counted() -> Non
     constants["w2"][:, 0] /= 400
     model = network(constants)
     table = table_of(model)
-    (found,) = int8_findings(model, table)
+    (found,) = Activations(model, table).int8()
     assert kinds([found]) == [(Kind.INT8_RESOLUTION, "conv1", Part.OUTPUT)]
     largest = value_of(model, "relu1").max(axis=(0, 2, 3))
     assert found.count == int((largest < 4 * largest.max() / 127).sum()) == CHANNELS - 1
     assert found.total == CHANNELS
-    assert int8_findings(model, table, {"relu2"}) == []
+    assert Activations(model, table).int8({"relu2"}) == []
 
 
 def test_only_what_is_quantized_is_judged() -> None:
     model = network(weights())
     table = table_of(model).by_method(Method.PERCENTILE, 95.0)
-    assert {each.tensor for each in int8_findings(model, table)} == {"x", "relu1", "relu2", "h", "f", "y"}
-    assert [each.tensor for each in int8_findings(model, table, {"relu2", "f"})] == ["relu2", "f"]
+    assert {each.tensor for each in Activations(model, table).int8()} == {"x", "relu1", "relu2", "h", "f", "y"}
+    assert [each.tensor for each in Activations(model, table).int8({"relu2", "f"})] == ["relu2", "f"]
 
 
 def test_weights_that_a_rounding_saturates_are_counted_in_its_last_turn() -> None:
