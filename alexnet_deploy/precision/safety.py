@@ -134,7 +134,7 @@ class Activations:
     def dead(self) -> list[Finding]:
         """Channels with weights that gave one value on all images, and the first layer that did so as a whole, with
         weights or without: all behind it is constant too, and nothing is said of it."""
-        found = []
+        found: list[Finding] = []
         for seen in self._seen:
             if seen.part is not Part.OUTPUT:
                 continue

@@ -20,7 +20,7 @@ from alexnet_deploy.data.preprocessing import batch_from_images
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.export import run_onnx
-from alexnet_deploy.graph import weighted_nodes
+from alexnet_deploy.graph import WeightedNode, weighted_nodes
 from alexnet_deploy.precision.calibrate import table_from_images
 from alexnet_deploy.precision.findings import (
     CHANNEL_IMAGES,
@@ -42,7 +42,7 @@ from alexnet_deploy.precision.safety import (
 )
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.precision.thresholds import Method
-from alexnet_deploy.precision.weights import nearest, rounded, scales
+from alexnet_deploy.precision.weights import IntegerWeights, nearest, rounded, scales
 from alexnet_deploy.progress import Voice
 from tests.conftest import random_images, small_preprocessing
 from tests.graphs import GRAPH_HASH, evaluate, model_of, shipped_batch, small_graph
@@ -105,6 +105,10 @@ def value_of(model: ir.Model, name: str, source: ImageSource | None = None) -> N
     found = evaluate(model, pixels(source or images()))
     model.graph.outputs[:] = before
     return found
+
+
+def numbers(values: object) -> NDArray[np.float32]:
+    return np.asarray(values, np.float32)
 
 
 # A sound network.
@@ -216,12 +220,12 @@ def test_values_at_the_bound_of_a_clip_are_counted() -> None:
 @pytest.mark.parametrize(
     ("logits", "found"),
     [
-        (np.tile(np.float32([[1, 2, 3]]), (4, 1)), True),
-        (np.tile(np.float32([[1], [2], [3], [4]]), (1, 3)), True),
+        (np.tile(numbers([[1, 2, 3]]), (4, 1)), True),
+        (np.tile(numbers([[1], [2], [3], [4]]), (1, 3)), True),
         (np.zeros((4, 3), np.float32), True),
-        (np.tile(np.float32([[1, 2, 3]]), (4, 1)) + 1e-3 * np.eye(4, 3, dtype=np.float32), False),
-        (np.float32([[1, 2, 3]]), False),
-        (np.float32([[1], [2]]), False),
+        (np.tile(numbers([[1, 2, 3]]), (4, 1)) + 1e-3 * np.eye(4, 3, dtype=np.float32), False),
+        (numbers([[1, 2, 3]]), False),
+        (numbers([[1], [2]]), False),
     ],
     ids=["of every image", "of every class", "zero", "nearly", "one image", "one class"],
 )
@@ -235,7 +239,7 @@ def test_logits_that_tell_nothing_are_found(logits: NDArray[np.float32], found: 
 
 def test_weights_beyond_fp16_are_counted_in_their_layer() -> None:
     constants = weights()
-    constants["w2"][3, :2] = [[[FP16_MAX]], [[-70_000]]]
+    constants["w2"][3, :2, 0, 0] = FP16_MAX, -70_000
     constants["w2"][5, 4] = 1e6
     (found,) = weight_findings(network(constants))
     assert kinds([found]) == [(Kind.FP16_OVERFLOW, "conv2", Part.WEIGHTS)]
@@ -246,7 +250,7 @@ def test_weights_beyond_fp16_are_counted_in_their_layer() -> None:
 @given(st.lists(st.integers(-40, 0), min_size=CHANNELS, max_size=CHANNELS), st.integers(0, 1000))
 def test_channels_that_fp16_spoils_are_those_that_numpy_says(exponents: list[int], seed: int) -> None:
     constants = weights(seed)
-    constants["w2"] *= np.float32(2.0) ** np.float32(exponents).reshape(-1, 1, 1, 1)
+    constants["w2"] *= np.exp2(np.asarray(exponents, np.float32)).reshape(-1, 1, 1, 1)
     rows = constants["w2"].reshape(CHANNELS, -1).astype(np.float64)
     lost = np.linalg.norm(rows.astype(np.float16) - rows, axis=1) / np.linalg.norm(rows, axis=1)
     expected = int((lost > FP16_LOSS).sum())
@@ -367,7 +371,7 @@ def test_the_count_beyond_a_limit_is_numpys_but_for_one_bin(seed: int, share: fl
 @pytest.mark.parametrize("value", [4.0, -4.0])
 def test_nothing_is_beyond_the_largest_value_though_it_is_the_edge_of_a_bin(value: float) -> None:
     histogram = Histogram()
-    histogram.add(np.float32([0, 1, value]))
+    histogram.add(numbers([0, 1, value]))
     assert [histogram.beyond(limit) for limit in (0.0, 1.0, 3.9999, 4.0, 5.0)] == [3, 2, 1, 0, 0]
     assert Histogram().beyond(0.0) == 0
 
@@ -397,7 +401,7 @@ def test_weights_that_a_rounding_saturates_are_counted_in_its_last_turn() -> Non
     found: dict[str, Finding] = {}
     limit = 0.4
 
-    def clipping(layer, steps, smallest_scale=0.0):  # type: ignore[no-untyped-def]
+    def clipping(layer: WeightedNode, steps: int, smallest_scale: NDArray[np.floating] | float = 0.0) -> IntegerWeights:
         made = nearest(layer, steps, smallest_scale)
         scale = scales(np.full(len(layer.weight), limit), steps)
         return replace(made, scale=scale, integers=rounded(layer.weight, scale, steps))
@@ -405,12 +409,12 @@ def test_weights_that_a_rounding_saturates_are_counted_in_its_last_turn() -> Non
     layers = list(weighted_nodes(network(weights())))
     watched = noting_clipped(clipping, found)
     for layer in layers:
-        made = watched(layer, 127)
+        made = watched(layer, 127, 0.0)
         clipped = int((np.abs(layer.weight) > limit * 127.5 / 127).sum())
-        np.testing.assert_array_equal(made.integers, clipping(layer, 127).integers)
+        np.testing.assert_array_equal(made.integers, clipping(layer, 127, 0.0).integers)
         assert (found[layer.name].count, found[layer.name].total) == (clipped, layer.weight.size)
         assert kinds([found[layer.name]]) == [(Kind.INT8_CLIPPING, layer.name, Part.WEIGHTS)]
-    noting_clipped(nearest, found)(layers[0], 63)
+    noting_clipped(nearest, found)(layers[0], 63, 0.0)
     assert set(found) == {"conv2", "fc3"}
 
 
@@ -459,5 +463,7 @@ def test_findings_survive_a_passport_and_damaged_ones_are_passed_over() -> None:
     good = finding.to_json()
     for wrong in ({"kind": "bad"}, {"total": 0, "count": 0}, {"total": "many"}, {"count": 2000}, {"part": None}):
         assert lines_from_facts({"safety": [good | wrong]}) == []
-    for wrong_facts in ({}, {"safety": 5}, {"safety": ["text"]}, {"safety": [{}]}):
-        assert lines_from_facts(wrong_facts) == []
+    assert lines_from_facts({}) == []
+    damaged: list[object] = [5, ["text"], [{}]]
+    for entries in damaged:
+        assert lines_from_facts({"safety": entries}) == []
