@@ -35,8 +35,8 @@ FEW_STEPS = 4
 FEW_STEPS_SHARE = 0.5
 # Of an activation's values, in the one bin of 2,048 or more that holds the extreme, which is not zero.
 SATURATED_SHARE = 0.1
-# Of fewer values, one bin holds a tenth by chance.
-SATURATED_VALUES = 1000
+# Of fewer values, one bin holds a tenth, and a threshold cuts off half a hundredth, by chance.
+ENOUGH_VALUES = 1000
 # Of the largest logit.
 LOGIT_NOISE = 1e-6
 _LISTED = 4

@@ -18,6 +18,7 @@ from alexnet_deploy.precision.findings import (
     CHANNEL_IMAGES,
     CLIPPED_SHARE,
     DEAD_SHARE,
+    ENOUGH_VALUES,
     FEW_STEPS,
     FEW_STEPS_SHARE,
     FP16_HEADROOM,
@@ -27,7 +28,6 @@ from alexnet_deploy.precision.findings import (
     IDLE_SHARE,
     LOGIT_NOISE,
     SATURATED_SHARE,
-    SATURATED_VALUES,
     UNDERFLOW_SHARE,
     Finding,
     Kind,
@@ -159,7 +159,7 @@ class Activations:
         found = []
         for seen in self._seen:
             histogram = seen.observed.histogram
-            if seen.tensor == self._model.graph.inputs[0].name or histogram.total < SATURATED_VALUES:
+            if seen.tensor == self._model.graph.inputs[0].name or histogram.total < ENOUGH_VALUES:
                 continue
             count = max(
                 int(side[min(int(extreme / histogram.width), BINS - 1)]) if extreme > 0 else 0
@@ -221,7 +221,7 @@ class Activations:
                 continue
             histogram = seen.observed.histogram
             clipped = histogram.beyond(seen.observed.thresholds[self._table.method])
-            if clipped and clipped >= CLIPPED_SHARE * histogram.total:
+            if histogram.total >= ENOUGH_VALUES and clipped >= CLIPPED_SHARE * histogram.total:
                 largest = max(-histogram.minimum, histogram.maximum)
                 found.append(seen.finding(Kind.INT8_CLIPPING, clipped, histogram.total, largest))
             if histogram.channels is None or len(self._table.images) < CHANNEL_IMAGES:
