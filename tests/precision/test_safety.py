@@ -341,7 +341,8 @@ def test_what_a_percentile_cuts_off_is_counted(percentile: float) -> None:
     for name in ("relu1", "relu2", "y"):
         values, limit = np.abs(value_of(model, name)), table.tensors[name].thresholds[Method.PERCENTILE]
         clipped = int((values > limit).sum())
-        assert (name in found) == (clipped >= 0.005 * values.size)
+        # Five logits of a hundred images are too few to judge.
+        assert (name in found) == (clipped >= 0.005 * values.size and name != "y")
         if name in found:
             assert (found[name].count, found[name].total, found[name].kind) == (
                 clipped,
@@ -393,7 +394,7 @@ def test_channels_that_one_large_value_leaves_without_steps_are_counted() -> Non
 def test_only_what_is_quantized_is_judged() -> None:
     model = network(weights())
     table = table_of(model).by_method(Method.PERCENTILE, 95.0)
-    assert {each.tensor for each in Activations(model, table).int8()} == {"x", "relu1", "relu2", "h", "f", "y"}
+    assert {each.tensor for each in Activations(model, table).int8()} == {"x", "relu1", "relu2", "h", "f"}
     assert [each.tensor for each in Activations(model, table).int8({"relu2", "f"})] == ["relu2", "f"]
 
 
