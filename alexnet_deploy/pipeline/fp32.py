@@ -43,6 +43,8 @@ def fp32_from_source(source: Path, *, variant: str | None, preprocessing: str | 
     """
     from alexnet_deploy import export, graph
     from alexnet_deploy.lrn.lowering import lrn_nodes, spec_of
+    from alexnet_deploy.precision.findings import reported
+    from alexnet_deploy.precision.safety import logit_findings, weight_findings
 
     if source.suffix == ".onnx":
         result, info, images, reference = _from_graph(source, preprocessing, opset, voice)
@@ -75,6 +77,7 @@ def fp32_from_source(source: Path, *, variant: str | None, preprocessing: str | 
         "changes": list(result.changes),
         "lrn_recovered": [dataclasses.asdict(lrn) for lrn in result.recovered],
         "parity": found.to_json(),
+        "safety": reported([*weight_findings(result.model), *logit_findings(result.model, reference)], voice),
     }
     tools = tool_versions("torch", "onnx", "onnxscript", "onnx-ir")
     return Made(data=graph.graph_bytes(result.model), facts=facts, tools=tools)

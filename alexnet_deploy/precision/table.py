@@ -61,13 +61,21 @@ class Observed:
         limit = self.thresholds[method]
         return Range(minimum=max(self.histogram.minimum, -limit), maximum=min(self.histogram.maximum, limit))
 
+    def beyond(self, method: Method) -> float:
+        """Share of the values above the threshold."""
+        return self.histogram.beyond(self.thresholds[method]) / max(1, self.histogram.total)
+
     def to_json(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
+        """Returns plain JSON values; what is derived is written for the reader."""
         return {
             "min": self.histogram.minimum,
             "max": self.histogram.maximum,
             "thresholds": {method.value: self.thresholds[method] for method in Method},
             "scales": {method.value: self.range_by(method).symmetric_scale for method in Method},
+            "beyond": {method.value: self.beyond(method) for method in Method},
+            "constant_channels": None
+            if self.histogram.channels is None
+            else int(self.histogram.channels.constant.sum()),
             "histogram": self.histogram.to_json(),
         }
 

@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from alexnet_deploy.precision.findings import lines_from_facts
+
 
 def print_inspection(document: dict[str, Any], console: Console) -> None:
     """Prints a document of `inspect`, whatever its kind."""
@@ -47,6 +49,7 @@ def _heading(document: dict[str, Any]) -> list[str]:
     if facts.get("lrn_reason"):
         form = [name.replace("_", " ") for name in ("contain_nan", "channels_last") if facts.get(name)]
         lines.append(f"LRN {', '.join([facts['lrn'], *form])}: {facts['lrn_reason']}")
+    lines += lines_from_facts(facts)
     if document.get("plugins"):
         names = ", ".join(document["plugins"])
         lines.append(f"LRN plugins: {names}; with kernels for {', '.join(document['plugin_sms'])}")

@@ -192,7 +192,7 @@ def test_the_table_and_its_passport_say_what_it_was_made_from(path: Path, graph:
     passport = read_passport(path)
     assert passport is not None and passport.parents == (("graph.onnx", sha256_of(graph)),)
     assert passport.facts == artifact.facts == {
-        "method": "mse", "images": COUNT, "data": "noise", "origin": {},
+        "method": "mse", "images": COUNT, "data": "noise", "origin": {}, "safety": [],
     }  # fmt: skip
     assert passport.tools.keys() & {"onnxruntime", "onnxruntime-gpu"}
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["calibration.json", "calibration.json.json"]
