@@ -15,6 +15,7 @@ from typing import Any
 
 from alexnet_deploy import __version__
 from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.limits import MAX_PASSPORT_BYTES, bounded_json
 
 _CHUNK_BYTES = 1 << 20
 PASSPORT_SCHEMA = 2
@@ -180,7 +181,7 @@ def write_passport(
 def read_passport(artifact: Path) -> Passport | None:
     """Reads the passport, or None where there is none, it is not one, or it was changed."""
     try:
-        values = json.loads(passport_path(artifact).read_text())
+        values = bounded_json(passport_path(artifact), MAX_PASSPORT_BYTES)
         if values["schema"] != PASSPORT_SCHEMA or values["digest"] != _digest_of(values):
             return None
         return Passport(
@@ -191,7 +192,7 @@ def read_passport(artifact: Path) -> Passport | None:
             facts=dict(values["facts"]),
             tools=dict(values["tools"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError):
         return None
 
 

@@ -108,7 +108,8 @@ class Deployment:
         if passport is not None and passport.kind == "onnx" and output is None:
             require_passport(self.source, because="says which model it is")
             wanted = {"precision": "fp32", "lrn": "native", "opset": self.opset}
-            if all(passport.facts.get(name) == value for name, value in wanted.items()):
+            # What this tool makes keeps its weights inside; runtimes open the file by themselves.
+            if all(passport.facts.get(name) == value for name, value in wanted.items()) and not self._beside_source:
                 return Artifact(path=self.source, reused=True, facts=passport.facts)
         path = output or self.workspace.folder / f"{self.stem}.onnx"
         request = {"opset": self.opset, "variant": self.variant, "preprocessing": self.preprocessing}
