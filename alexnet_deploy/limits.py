@@ -17,6 +17,8 @@ from alexnet_deploy.errors import AlexnetDeployError, InputError
 
 # The largest member of the family at width 2 in FP32 is about 1 GB; twice that in training's precision still fits.
 MAX_CHECKPOINT_BYTES = 4_000_000_000
+# safetensors' own limit.
+MAX_HEADER_BYTES = 100_000_000
 # A state dict of the family has 16 tensors, a foreign one some hundreds.
 MAX_CHECKPOINT_TENSORS = 10_000
 # protobuf's own limit is 2 GiB, of the file and the files beside it together, since later stages write one file.

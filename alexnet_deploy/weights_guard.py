@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zipfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from alexnet_deploy.errors import InputError, WeightsError
-from alexnet_deploy.limits import MAX_CHECKPOINT_BYTES, MAX_CHECKPOINT_TENSORS, bounded_bytes, opened, require_within
+from alexnet_deploy.limits import (
+    MAX_CHECKPOINT_BYTES,
+    MAX_CHECKPOINT_TENSORS,
+    MAX_HEADER_BYTES,
+    bounded_bytes,
+    json_from_text,
+    opened,
+    require_within,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _CHUNK_BYTES = 1 << 24
+_LENGTH_BYTES = 8
 _ZIP_MAGIC = b"PK\3\4"
 # The comment at the end of an archive, and the records before it, are no longer than this.
 _ZIP_END_BYTES = (1 << 16) + 200
@@ -39,9 +49,8 @@ def checkpoint_bytes(path: Path) -> bytes:
         size = zstandard.frame_content_size(data)
         if not 0 < size <= MAX_CHECKPOINT_BYTES:
             raise ValueError(f"it says that it unpacks to {size} bytes")
-        # Memory is taken for what comes out, not for what the file says will.
         with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-            unpacked = _read_up_to(reader, size)
+            unpacked = _unpacked(reader, size)
     except zstandard.ZstdError as exc:
         raise ValueError(f"it is not zstd: {exc}") from exc
     if len(unpacked) != size:
@@ -49,12 +58,34 @@ def checkpoint_bytes(path: Path) -> bytes:
     return unpacked
 
 
-def _read_up_to(reader: Any, size: int) -> bytes:
-    parts, left = [], size
-    while left > 0 and (part := reader.read(min(left, _CHUNK_BYTES))):
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
+def _unpacked(reader: IO[bytes], size: int) -> bytes:
+    """Takes memory for what comes out, not for what the file says will, and stops where that is no safetensors file."""
+    start = reader.read(_LENGTH_BYTES)
+    header = reader.read(min(int.from_bytes(start, "little"), MAX_HEADER_BYTES + 1))
+    require_header(start + header, size)
+    whole = io.BytesIO()
+    whole.write(start + header)
+    while (left := size - whole.tell()) > 0 and (part := reader.read(min(left, _CHUNK_BYTES))):
+        whole.write(part)
+    return whole.getvalue()
+
+
+def require_header(start: bytes, size: int) -> None:
+    """Checks that a file of `size` bytes is as large as its header says (safetensors' README, "Format").
+
+    Raises:
+        ValueError: It is not.
+    """
+    length = int.from_bytes(start[:_LENGTH_BYTES], "little")
+    if len(start) < _LENGTH_BYTES or length > MAX_HEADER_BYTES or len(start) < _LENGTH_BYTES + length:
+        raise ValueError("its header is cut short, or too long")
+    header = json_from_text(start[_LENGTH_BYTES : _LENGTH_BYTES + length].decode())
+    try:
+        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+    except (AttributeError, KeyError, TypeError, IndexError) as exc:
+        raise ValueError("its header is none") from exc
+    if len(ends) > MAX_CHECKPOINT_TENSORS or _LENGTH_BYTES + length + max(ends, default=0) != size:
+        raise ValueError(f"its {len(ends)} tensors do not end where the file does")
 
 
 def require_plain_archive(path: Path) -> None:

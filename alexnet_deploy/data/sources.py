@@ -137,7 +137,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                     )
                 return _pixels(image)
     except InputError as exc:
-        raise ImageError(exc.problem, got=exc.got, expected=exc.expected) from exc
+        raise ImageError(f"{path} cannot be read as an image", got=exc.got, expected=exc.expected) from exc
     except (
         OSError, UnidentifiedImageError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError,
     ) as exc:  # fmt: skip
