@@ -95,15 +95,12 @@ def _walk(data: bytes, where: str) -> None:
     """Counts the fields of all messages, from outside to inside, and makes nothing of them."""
     import onnx
 
-    kinds: dict[str, dict[int, Any]] = {}
     fields = packed = 0
-    left: list[tuple[Any, int, int, int]] = [(onnx.ModelProto.DESCRIPTOR, 0, len(data), 1)]
+    known = {"": _kinds_of(onnx.ModelProto.DESCRIPTOR)}
+    # The messages that are open, from outside to inside: kinds of their fields, and where they go on and end.
+    left: list[tuple[dict[int, Any], int, int]] = [(known[""], 0, len(data))]
     while left:
-        message, at, end, depth = left.pop()
-        require_within(f"{where}, nested in itself,", depth, MAX_NESTING, "messages deep")
-        if message.full_name not in kinds:
-            kinds[message.full_name] = _kinds_of(message)
-        kind_of = kinds[message.full_name]
+        kind_of, at, end = left.pop()
         while at < end:
             fields += 1
             require_within(f"the graph of {where}", fields, MAX_GRAPH_FIELDS, "fields or more")
@@ -122,7 +119,11 @@ def _walk(data: bytes, where: str) -> None:
             elif kind is _NAME:
                 require_within(f"a name in {where}", at - start, MAX_NAME_BYTES, "bytes")
             else:
-                left.append((kind, start, at, depth + 1))
+                if kind.full_name not in known:
+                    known[kind.full_name] = _kinds_of(kind)
+                left.append((kind_of, at, end))
+                kind_of, at, end = known[kind.full_name], start, at
+                require_within(f"{where}, nested in itself,", len(left) + 1, MAX_NESTING, "messages deep or more")
 
 
 def _kinds_of(message: Any) -> dict[int, Any]:
@@ -250,7 +251,7 @@ def _require_few_nodes(path: Path, proto: onnx.ModelProto) -> None:
             remedy=_AGAIN,
         ) from exc
     total = max([_size(_calls(proto.graph.node), sizes), *sizes.values()])
-    require_within(f"{path}, with its functions written out,", total, MAX_GRAPH_NODES, "nodes")
+    require_within(f"{path}, with its functions written out,", total, MAX_GRAPH_NODES, "nodes or more")
 
 
 def _calls(nodes: Iterable[onnx.NodeProto]) -> Counter[Function]:

@@ -7,6 +7,7 @@ none is an option: who needs more changes the number here. docs/security.md has 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -27,7 +28,7 @@ MAX_ONNX_BYTES = 2_000_000_000
 MAX_GRAPH_FIELDS = 2_000_000
 # Numbers that ONNX packs as varints can take eight times their bytes in memory. Weights are raw bytes in what exporters
 # write; 8-bit weights of an AlexNet as varints are 120 MB.
-MAX_PACKED_BYTES = 500_000_000
+MAX_PACKED_BYTES = 250_000_000
 # With every function written out at each place that calls it; a transformer exported node by node has about 10,000.
 MAX_GRAPH_NODES = 20_000
 # protobuf's own limit of messages inside messages; a graph in a node's attribute is three.
@@ -66,6 +67,8 @@ MAX_PREPROCESSING_BYTES = 1_000_000
 MAX_ENGINE_BYTES = 4_000_000_000
 MAX_TIMING_CACHE_BYTES = 500_000_000
 
+_CHUNK_BYTES = 1 << 24
+
 
 def opened(path: Path, most: int) -> IO[bytes]:
     """Opens a file for reading that is a file (no pipe, which would wait for ever, and no device) and not too large.
@@ -96,10 +99,19 @@ def bounded_bytes(path: Path, most: int) -> bytes:
         InputError: It is no file, or larger than `most` bytes.
     """
     with opened(path, most) as file:
-        data = file.read(most + 1)
+        # One byte more than it has, should it grow; `read` takes memory for as much as it is asked for.
+        data = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
     if len(data) > most:
         raise _too_large(path, len(data), most)
     return data
+
+
+def read_up_to(file: IO[bytes], most: int) -> bytes:
+    """At most so many bytes; memory is taken for what is there, and not for what was asked for, as `read` does."""
+    whole = io.BytesIO()
+    while (left := most - whole.tell()) > 0 and (part := file.read(min(left, _CHUNK_BYTES))):
+        whole.write(part)
+    return whole.getvalue()
 
 
 def bounded_json(path: Path, most: int) -> Any:

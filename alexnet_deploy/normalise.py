@@ -104,33 +104,36 @@ def _lift_constants(model: ir.Model) -> int:
     from onnx_ir.passes import common
 
     before = sum(node.op_type in ("Constant", "ConstantOfShape") for node in model.graph)
-    made = 0
-    for node in list(model.graph):
-        if node.op_type == "ConstantOfShape":
-            made = _fold_constant_of_shape(model, node, made)
+    described = [node for node in model.graph if node.op_type == "ConstantOfShape"]
+    size = sum(_bytes_described(node) for node in described)
+    require_within("what the graph describes as constants", size, MAX_FOLDED_BYTES, "bytes", GraphError)
+    for node in described:
+        _fold_constant_of_shape(model, node)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     return before - sum(node.op_type in ("Constant", "ConstantOfShape") for node in model.graph)
 
 
-def _fold_constant_of_shape(model: ir.Model, node: ir.Node, made: int) -> int:
-    """Returns the bytes of the constants that were made, after `made` of earlier ones."""
+def _bytes_described(node: ir.Node) -> int:
+    shape, fill = constant_of(node.inputs[0]), node.attributes.get("value")
+    if shape is None or (shape < 0).any():
+        return 0
+    return math.prod(int(side) for side in shape) * (4 if fill is None else fill.as_tensor().numpy().itemsize)
+
+
+def _fold_constant_of_shape(model: ir.Model, node: ir.Node) -> None:
     import onnx_ir as ir
 
     shape = constant_of(node.inputs[0])
     if shape is None or (shape < 0).any():
-        return made
+        return
     fill = node.attributes.get("value")
     value = fill.as_tensor().numpy() if fill is not None else np.zeros(1, np.float32)
     output = node.outputs[0]
     name, output.name = str(output.name), None
-    sides = [int(side) for side in shape]
-    made += math.prod(sides) * value.itemsize
-    require_within("the constants that the graph describes", made, MAX_FOLDED_BYTES, "bytes", GraphError)
-    filled = np.full(sides, value.reshape(()))
+    filled = np.full([int(side) for side in shape], value.reshape(()))
     initializer = add_initializer(model, name, filled)
     ir.convenience.replace_all_uses_with(output, initializer)
     model.graph.remove(node, safe=True)
-    return made
 
 
 def _inputs_without_initializers(model: ir.Model) -> int:

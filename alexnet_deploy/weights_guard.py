@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import zipfile
@@ -17,13 +16,13 @@ from alexnet_deploy.limits import (
     bounded_bytes,
     json_from_text,
     opened,
+    read_up_to,
     require_within,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_CHUNK_BYTES = 1 << 24
 _LENGTH_BYTES = 8
 _ZIP_MAGIC = b"PK\3\4"
 # The comment at the end of an archive, and the records before it, are no longer than this.
@@ -61,13 +60,9 @@ def checkpoint_bytes(path: Path) -> bytes:
 def _unpacked(reader: IO[bytes], size: int) -> bytes:
     """Takes memory for what comes out, not for what the file says will, and stops where that is no safetensors file."""
     start = reader.read(_LENGTH_BYTES)
-    header = reader.read(min(int.from_bytes(start, "little"), MAX_HEADER_BYTES + 1))
+    header = read_up_to(reader, min(int.from_bytes(start, "little"), MAX_HEADER_BYTES + 1))
     require_header(start + header, size)
-    whole = io.BytesIO()
-    whole.write(start + header)
-    while (left := size - whole.tell()) > 0 and (part := reader.read(min(left, _CHUNK_BYTES))):
-        whole.write(part)
-    return whole.getvalue()
+    return b"".join([start, header, read_up_to(reader, size - len(start) - len(header))])
 
 
 def require_header(start: bytes, size: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from alexnet_deploy.errors import DataError, ImageError, InputError
-from alexnet_deploy.limits import MAX_DIMENSIONS, MAX_IMAGE_BYTES, MAX_PIXELS, MAX_UNPACKED_BYTES, opened
+from alexnet_deploy.limits import MAX_DIMENSIONS, MAX_IMAGE_BYTES, MAX_PIXELS, MAX_UNPACKED_BYTES, opened, read_up_to
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -181,7 +181,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             if 4 + len(sides) + expected > MAX_UNPACKED_BYTES:
                 raise ValueError(f"it unpacks to more than {MAX_UNPACKED_BYTES:,} bytes: its header says {shape}")
             # What goes on without end is left alone after one byte too many.
-            data = file.read(expected + 1)
+            data = read_up_to(file, expected + 1)
         if not 1 <= start[3] <= MAX_DIMENSIONS or len(sides) < 4 * start[3] or len(data) != expected:
             more = " or more" if len(data) > expected else ""
             raise ValueError(f"its header says {shape}, but {len(data)} bytes{more} follow")
@@ -202,7 +202,7 @@ def read_cifar(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.int
     for path in paths:
         try:
             with _unpacked(path) as file:
-                data = file.read(left + 1)
+                data = read_up_to(file, left + 1)
             if len(data) > left:
                 raise ValueError(f"the batches unpack to more than {MAX_UNPACKED_BYTES:,} bytes")
             left -= len(data)

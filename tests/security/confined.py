@@ -1,4 +1,4 @@
-"""Opens hostile files in a process whose memory is limited, so that what asks for too much fails instead of the machine.
+"""Opens hostile files in a process whose memory is limited, so that it fails, and not the machine.
 
 Run as a program it reads a JSON list of [opener, path] from standard input and answers with a list of outcomes.
 """
@@ -22,7 +22,7 @@ BUDGET_BYTES = 900_000_000
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended: the error's class and message, or `opened`, and the most memory that was in use meanwhile."""
+    """How an attempt ended: the error's class and message, or `opened`, and the most memory in use meanwhile."""
 
     kind: str
     message: str

@@ -81,7 +81,8 @@ def stretched_state(classes: int = 1_000_000) -> dict[str, torch.Tensor]:
     from alexnet_deploy.variants import NetworkSpec
     from alexnet_deploy.weights import _shapes_of
 
-    spec = NetworkSpec(variant="paper", width=8.0, classes=classes)
+    # The one variant that its shapes tell from all others.
+    spec = NetworkSpec(variant="unpadded", width=8.0, classes=classes)
     return {name: torch.zeros(1).expand(shape) for name, shape in _shapes_of(spec).items()}
 
 
@@ -186,7 +187,9 @@ def function_bomb(depth: int, width: int) -> onnx.ModelProto:
     return model_of([node], functions=functions, domains=["evil"])
 
 
-def claimed(name: str, dims: Sequence[int], raw: bytes = b"\0\0\0\0", data_type: int = TensorProto.FLOAT) -> TensorProto:
+def claimed(
+    name: str, dims: Sequence[int], raw: bytes = b"\0\0\0\0", data_type: int = TensorProto.FLOAT
+) -> TensorProto:
     """A tensor with any shape over any bytes."""
     return TensorProto(name=name, dims=dims, raw_data=raw, data_type=data_type)
 

@@ -21,15 +21,26 @@ MOST_BYTES = 300_000_000
 
 
 def _checkpoints(folder: Path) -> dict[str, tuple[str, Path, str]]:
+    huge = [10**6, 10**6]
     short = {"w.mask": torch.zeros(8, dtype=torch.uint8), "w.nonzero": torch.zeros(0)}
     stretched = hostile.stretched_state()
-    scattered = dict(hostile.small_state()) | {"fc8.weight": torch.sparse_coo_tensor(size=(1_000_000, 512))}
+    nothing = torch.zeros((2, 0), dtype=torch.int64), torch.zeros(0)
+    sparse = torch.sparse_coo_tensor(*nothing, size=(1_000_000, 512), check_invariants=True)
+    scattered = dict(hostile.small_state()) | {"fc8.weight": sparse}
     whole = hostile.torch_file(hostile.small_state())
-    claims = hostile.header_that_claims(3_900_000_000)
+    claims = hostile.zstd_that_claims(3_900_000_000, hostile.header_that_claims(3_900_000_000))
     cases: dict[str, tuple[str, bytes, str]] = {
         "network of 131 GB": ("s.safetensors", hostile.safetensors({}, hostile.giant_model()), "do not fit"),
-        "sparse tensor of 4 TB": ("p.safetensors", hostile.safetensors(short, sparse={"w": [10**6, 10**6]}), "too much"),
-        "zstd that claims 3.9 GB": ("c.safetensors.zst", hostile.zstd_that_claims(3_900_000_000, claims), "cannot be read"),
+        "sparse tensor of 4 TB": (
+            "p.safetensors",
+            hostile.safetensors(short, sparse={"w": huge}),
+            "too much",
+        ),
+        "zstd that claims 3.9 GB": (
+            "c.safetensors.zst",
+            hostile.zstd_that_claims(3_900_000_000, claims),
+            "cannot be read",
+        ),
         "zstd of 3.9 GB of zeros": ("z.safetensors.zst", hostile.zstd_bomb(3_700), "cannot be read"),
         "weights that repeat one number": ("r.pt", hostile.torch_file(stretched), "not stored number by number"),
         "weights that are sparse": ("t.pt", hostile.torch_file(scattered), "do not fit|cannot be told|not stored"),
@@ -46,7 +57,7 @@ def _graphs(folder: Path) -> dict[str, tuple[str, Path, str]]:
     lying = hostile.claimed("big", [1 << 20, 1 << 20])
     cases: dict[str, tuple[str, bytes | onnx.ModelProto, str]] = {
         "ten million empty nodes": ("graph", hostile.empty_nodes(10_000_000), "too much"),
-        "packed numbers of 5 GB": ("graph", hostile.packed_numbers(600_000_000), "too much"),
+        "packed numbers of 2 GB": ("graph", hostile.packed_numbers(260_000_000), "too much"),
         "graphs in graphs": ("graph", hostile.nested_graphs(2_000), "too much"),
         "tensor of 4 TB in four bytes": ("graph", hostile.network([lying]), "does not hold what its shape says"),
         "200 tensors over one file": ("graph", hostile.network(aliased), "too much"),
@@ -84,15 +95,13 @@ def _others(folder: Path) -> dict[str, tuple[str, Path, str]]:
         "webp of 16,383 pixels": ("image", "w.webp", hostile.webp_canvas(16_383), "is too large|cannot be read"),
         "gzip without end": ("idx", "i.gz", idx, "or more follow"),
         "idx that claims 64 GB": ("idx", "j.gz", hostile.endless_idx((10**6, 256, 256), 0), "unpacks to more than"),
-        "histogram of 4 GB": ("table", "t.json", text(hostile.table({"a": bomb})), "counts, expected 8192"),
+        "histogram of 4 GB": ("table", "t.json", text(hostile.table({"a": bomb})), "bytes or more, expected 65536"),
         "table nested 200,000 deep": ("table", "d.json", deep, "nested too deeply"),
         "bench nested 200,000 deep": ("bench", "e.json", deep, "nested too deeply"),
         "bench of 100 MB": ("bench", "f.json", b"[" + b"[]," * 33_000_000 + b"0]", "too large"),
         "engine of nothing": ("inspected", "x.engine", b"vtrt" + bytes(1000), "EngineError|known form|cut short"),
     }
-    return {
-        name: (opener, written(folder / file, data), words) for name, (opener, file, data, words) in cases.items()
-    }
+    return {name: (opener, written(folder / file, data), words) for name, (opener, file, data, words) in cases.items()}
 
 
 @pytest.fixture(scope="module")
@@ -113,21 +122,21 @@ def _made(folder: Path) -> Path:
 NAMES = (
     "network of 131 GB", "sparse tensor of 4 TB", "zstd that claims 3.9 GB", "zstd of 3.9 GB of zeros",
     "weights that repeat one number", "weights that are sparse", "archive that claims 3 GB",
-    "archive of 90 million members", "ten million empty nodes", "packed numbers of 5 GB", "graphs in graphs",
+    "archive of 90 million members", "ten million empty nodes", "packed numbers of 2 GB", "graphs in graphs",
     "tensor of 4 TB in four bytes", "200 tensors over one file", "functions of 10**12 nodes", "constant of 4 TB",
     "300 constants of 100 MB", "result of 12 TB", "fixed batch of a million", "images of 4,096 pixels, 64 at once",
     "png of 4 gigapixels", "png with a text of 200 MB", "webp of 16,383 pixels", "gzip without end",
     "idx that claims 64 GB", "histogram of 4 GB", "table nested 200,000 deep", "bench nested 200,000 deep",
     "bench of 100 MB", "engine of nothing",
 )  # fmt: skip
-# What costs as much as its file, which is read whole first.
-LARGE_FILES = {"packed numbers of 5 GB": 700_000_000}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_that_asks_for_gigabytes_is_refused(name: str, outcomes: dict[str, tuple[Outcome, str]]) -> None:
     assert set(outcomes) == set(NAMES)
     outcome, words = outcomes[name]
-    assert outcome.kind in ("InputError", "WeightsError", "GraphError", "DataError", "ImageError", "EngineError"), outcome
+    assert outcome.kind in ("InputError", "WeightsError", "GraphError", "DataError", "ImageError", "EngineError"), (
+        outcome
+    )
     assert re.search(words, outcome.message), outcome
-    assert outcome.grown_bytes < LARGE_FILES.get(name, MOST_BYTES), outcome
+    assert outcome.grown_bytes < MOST_BYTES, outcome
