@@ -365,7 +365,7 @@ def _require_inside(path: Path, tensor: onnx.TensorProto, place: dict[str, str],
 
     try:
         dtype = ir.DataType(tensor.data_type)
-        needed = -(-math.prod(tensor.dims) * dtype.bitwidth // 8)
+        needed = int(-(-math.prod(tensor.dims) * dtype.bitwidth // 8))
         offset = int(place.get("offset", 0))
         length = int(place.get("length", max(0, size - offset)))
     except (ValueError, TypeError, KeyError) as exc:

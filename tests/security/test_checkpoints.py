@@ -16,7 +16,7 @@ from torch import nn
 
 from alexnet_deploy.errors import AlexnetDeployError, InputError, WeightsError
 from alexnet_deploy.weights import load_model, read_checkpoint
-from tests.conftest import small_network
+from tests.conftest import small_info, small_network
 from tests.security import hostile
 from tests.security.hostile import written
 
@@ -135,7 +135,7 @@ def test_a_sparse_shape_that_cannot_be_is_refused(shape: list[int], tmp_path: Pa
     ids=["a long name", "a long label", "a million labels"],
 )
 def test_a_description_of_absurd_size_is_refused(described: dict[str, Any], tmp_path: Path) -> None:
-    model = hostile.small_info().to_json() | described
+    model = small_info().to_json() | described
     path = written(tmp_path / "x.safetensors", hostile.safetensors({}, model))
     with pytest.raises(InputError, match="asks for too much"):
         read_checkpoint(path)

@@ -23,7 +23,8 @@ FORBIDDEN = frozenset({
     "numpy.memmap", "pandas.read_pickle", "torch.jit.load", "torch.hub.load", "torch.ops.load_library",
     "torch.classes.load_library", "torch.package.PackageImporter", "torch.export.load",
     "onnx.load", "onnx.load_model", "onnx.load_model_from_string", "onnx_ir.load", "shutil.unpack_archive",
-    "shutil.rmtree", "os.chmod", "ssl._create_unverified_context", "urllib.request.urlopen", "urllib.request.urlretrieve",
+    "shutil.rmtree", "os.chmod", "ssl._create_unverified_context", "urllib.request.urlopen",
+    "urllib.request.urlretrieve",
 })  # fmt: skip
 METHODS = frozenset({"extractall", "extract", "register_custom_ops_library", "unsafe_load", "full_load", "read_pickle"})
 # The one place of each that is guarded.
@@ -40,10 +41,10 @@ GUARDED = {
     "ctypes.CDLL": {"machine", "lrn.library_name"},
     "multiprocessing.get_context": {"bench.worker", "bench.loadgen_worker"},
     "json.loads": {
-        # Of a file: by `bounded_json`. Of what this package or a runtime has just written, or of bytes already bounded:
+        # Of what a runtime or this package wrote just now or into the work directory, or of bytes that are bounded.
         "limits", "data.shipped", "inspection", "precision.resume", "lrn.launch", "engines.inspector",
-        "runtimes.onnxruntime", "bench.loadgen_log", "training.state", "training.loop", "training.run", "pipeline.costs",
-        "pipeline.lrn_measured", "pipeline.placement",
+        "runtimes.onnxruntime", "bench.loadgen_log", "training.state", "training.loop", "training.run",
+        "pipeline.costs", "pipeline.lrn_measured", "pipeline.placement",
     },
     "safetensors.torch.load": {"weights"},
     "safetensors.safe_open": {"training.state"},
@@ -183,6 +184,12 @@ def test_the_guarded_place_is_searched_too(source: str, module: str) -> None:
 
 
 def test_the_search_lets_pass() -> None:
-    lines = ("import re, subprocess, torch", "model.eval()", "subprocess.run(['ls'], check=True)", "torch.compile(model)",
-             "re.compile('x')", "requests = code")  # fmt: skip
+    lines = (
+        "import re, subprocess, torch",
+        "model.eval()",
+        "subprocess.run(['ls'], check=True)",
+        "torch.compile(model)",
+        "re.compile('x')",
+        "requests = code",
+    )
     assert list(wrong_with("\n".join(lines), "somewhere")) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytes
 
 
 # Every reader is given a pipe that nobody writes to: a test that fails here waits for ever.
-READERS = {
+READERS: dict[str, Callable[[Path], object]] = {
     "image": read_image,
     "idx": read_idx,
     "idx.gz": read_idx,
