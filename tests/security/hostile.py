@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 from safetensors.torch import save
 
 from tests.conftest import small_info, small_network
+from tests.report.documents import HOSTILE, spoiled
 
 # An escape sequence that sets the title of a terminal, one that colours, a bell, a line of its own, a mark that turns
 # the direction, markup of rich, of HTML and of Markdown, a link that runs, and quotes.
@@ -288,3 +289,10 @@ def zstd_bomb(megabytes: int) -> bytes:
 def small_state() -> dict[str, torch.Tensor]:
     """The weights of a small network."""
     return dict(small_network().state_dict())
+
+
+def nasty(values: dict[str, Any]) -> dict[str, Any]:
+    """A document of a bench with everything that is hostile at the end of every text."""
+    plain, wanted = (json.dumps(words)[1:-1] for words in (HOSTILE, NASTY))
+    found: dict[str, Any] = json.loads(json.dumps(spoiled(values)).replace(plain, wanted))
+    return found

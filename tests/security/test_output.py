@@ -9,7 +9,6 @@ import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -32,20 +31,12 @@ from alexnet_deploy.weights import save_checkpoint
 from tests.bench.documents import bench_of
 from tests.cli.conftest import Run, run
 from tests.conftest import small_info, small_network
-from tests.report.documents import spoiled, whole_document
+from tests.report.documents import whole_document
 from tests.report.pages import Tags, pictures_of
 from tests.security import hostile
-from tests.security.hostile import CONTROLS, NASTY
+from tests.security.hostile import CONTROLS, NASTY, nasty
 
 __all__ = ["run"]
-
-
-def nasty(values: dict[str, Any]) -> dict[str, Any]:
-    """A document with everything that is hostile at the end of every text."""
-    return json.loads(json.dumps(spoiled(values)).replace(json.dumps(_MARK)[1:-1], json.dumps(NASTY)[1:-1]))  # type: ignore[no-any-return]
-
-
-_MARK = spoiled("")
 
 
 def on_a_terminal(show: Callable[[Console], None], width: int = 120) -> str:
