@@ -125,6 +125,15 @@ def test_a_tensor_that_is_not_what_it_says_is_refused(tensor: TensorProto, words
     assert "'t'" in error.problem and error.expected
 
 
+def test_a_tensor_in_two_parts_is_refused(tmp_path: Path) -> None:
+    """protobuf joins two fields of one message: each holds what it says, and both together claim a terabyte."""
+    part = hostile.claimed("t", [1 << 20], bytes(4 << 20)).SerializeToString()
+    attribute = hostile.field(1, b"value") + hostile.field(5, part) * 2 + b"\xa0\x01\x04"
+    node = hostile.field(2, b"c") + hostile.field(4, b"Constant") + hostile.field(5, attribute)
+    data = hostile.network().SerializeToString() + hostile.field(7, hostile.field(1, node))
+    refused(saved(tmp_path, data), "does not hold what its shape says")
+
+
 @pytest.mark.parametrize("name", ["a node", "a graph inside", "a function"])
 def test_every_place_of_a_tensor_is_checked(name: str, tmp_path: Path) -> None:
     bad = hostile.claimed("t", [1 << 30])
@@ -151,7 +160,8 @@ def test_whole_tensors_of_narrow_types_are_taken(data_type: int, raw: bool) -> N
     values = helper.make_tensor("t", data_type, [3, 3], np.ones(9, np.float32).tolist())
     if raw:
         values = numpy_helper.from_array(numpy_helper.to_array(values), "t")
-    graph_guard._require_whole(Path("x"), values)
+    graph_guard._require_whole(Path("x"), values, 1_000)
+    graph_guard.proto_from_bytes(hostile.network([values]).SerializeToString(), "x")
 
 
 @pytest.mark.parametrize(
