@@ -12,6 +12,7 @@ from typing import Any
 from alexnet_deploy import __version__
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.files import atomic_path, fill, sha256_of, write_json
+from alexnet_deploy.limits import MAX_PASSPORT_BYTES, bounded_json
 
 PASSPORT_SCHEMA = 2
 
@@ -116,7 +117,7 @@ def passport_of(
 def read_passport(artifact: Path) -> Passport | None:
     """Reads the passport, or None where there is none, it is not one, or it was changed."""
     try:
-        values = json.loads(passport_path(artifact).read_text())
+        values = bounded_json(passport_path(artifact), MAX_PASSPORT_BYTES)
         if values["schema"] != PASSPORT_SCHEMA or values["digest"] != _digest_of(values):
             return None
         return Passport(
@@ -127,7 +128,7 @@ def read_passport(artifact: Path) -> Passport | None:
             facts=dict(values["facts"]),
             tools=dict(values["tools"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError):
         return None
 
 

@@ -21,6 +21,8 @@ AlexnetDeployError                 exit 1
 
 from __future__ import annotations
 
+from alexnet_deploy.printable import printable_lines
+
 # One that was interrupted ends with 128 and the signal, as shells count it.
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_GATE = 0, 1, 2, 3
 
@@ -43,7 +45,10 @@ class AlexnetDeployError(Exception):
 
     def __str__(self) -> str:
         parts = [("got", self.got), ("expected", self.expected), ("remedy", self.remedy)]
-        return "\n".join([self.problem] + [f"  {label}: {value}" for label, value in parts if value is not None])
+        found = [(label, str(value)) for label, value in parts if value is not None]
+        # A text from a file must not look like the next part.
+        lines = [self.problem, *(f"  {label}: {value}".replace("\n", "\n    ") for label, value in found)]
+        return printable_lines("\n".join(lines))
 
 
 class InputError(AlexnetDeployError):

@@ -11,6 +11,7 @@ from typing import Any
 from alexnet_deploy.artifacts import Passport, read_passport
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.files import sha256_of
+from alexnet_deploy.limits import MAX_ENGINE_BYTES, bounded_bytes
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.specs import Precision
 from alexnet_deploy.variants import NetworkSpec, layers_from_network
@@ -195,7 +196,9 @@ def _engine(path: Path, passport: Passport | None) -> dict[str, Any]:
     if passport is not None and passport.facts.get("backend") == "tensorrt":
         plan = stated
     else:
-        plan = read_plan(path.read_bytes(), [layer["name"] for layer in stated.get("layers", [])]).to_json()
+        plan = read_plan(
+            bounded_bytes(path, MAX_ENGINE_BYTES), [layer["name"] for layer in stated.get("layers", [])]
+        ).to_json()
     layers = [{"output": [], "parameters": 0, "macs": 0, **layer} for layer in plan["layers"]]
     return {
         "sms": plan["sms"],

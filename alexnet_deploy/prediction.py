@@ -11,6 +11,7 @@ import numpy as np
 from alexnet_deploy.data.preprocessing import batch_from_images
 from alexnet_deploy.data.sources import IMAGE_SUFFIXES, read_image
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.limits import MAX_LABEL_CHARACTERS, MAX_LABELS_BYTES, bounded_bytes, require_within
 from alexnet_deploy.runtimes.admission import engine_backend, engine_facts
 from alexnet_deploy.runtimes.session import Session, SessionSpec
 from alexnet_deploy.specs import Precision
@@ -101,6 +102,9 @@ def labels_from_file(path: Path) -> tuple[str, ...]:
         InputError: The file cannot be read.
     """
     try:
-        return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        lines = bounded_bytes(path, MAX_LABELS_BYTES).decode().splitlines()
+        labels = tuple(line.strip() for line in lines if line.strip())
+        require_within(f"a label in {path}", max(map(len, labels), default=0), MAX_LABEL_CHARACTERS, "characters")
+        return labels
     except (OSError, UnicodeDecodeError) as exc:
         raise InputError(f"{path} cannot be read as labels", got=exc, expected="one label a line") from exc

@@ -22,7 +22,10 @@ MODULES = sorted(
 )
 # From the bottom up. Members of one layer do not import each other; modules of one package do.
 LAYERS = (
+    ("printable",),
     ("errors",),
+    ("limits",),
+    ("graph_guard", "weights_guard"),
     ("specs", "machine", "progress", "trt_log", "bench.statistics"),
     ("files",),
     ("variants", "optional", "artifacts", "locks", "interrupts"),

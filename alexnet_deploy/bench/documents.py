@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from alexnet_deploy.bench.candidate import BENCH_SCHEMA
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.limits import MAX_BENCH_BYTES, bounded_json
 
 _STATUSES = ("ok", "skipped", "failed")
 
@@ -21,8 +21,8 @@ def read_bench(path: Path) -> dict[str, Any]:
         InputError: The file is none, is of an older schema, or holds what no bench writes.
     """
     try:
-        document = json.loads(path.read_text(), parse_constant=_refused)
-    except (OSError, ValueError, RecursionError) as exc:
+        document = bounded_json(path, MAX_BENCH_BYTES)
+    except (OSError, ValueError) as exc:
         raise InputError(f"{path} is no bench", got=str(exc), expected="the JSON that `bench` writes") from exc
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != BENCH_SCHEMA:
@@ -37,10 +37,6 @@ def read_bench(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is no bench that can be compared", got=wrong, expected="what `bench` writes")
     found: dict[str, Any] = document
     return found
-
-
-def _refused(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number")
 
 
 def _wrong_with(document: dict[str, Any]) -> str | None:

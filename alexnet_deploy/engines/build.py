@@ -15,6 +15,7 @@ from alexnet_deploy.engines.plan import read_plan
 from alexnet_deploy.engines.progress import STEPS, BuildProgress, monitor_of
 from alexnet_deploy.errors import EngineError
 from alexnet_deploy.files import write_bytes
+from alexnet_deploy.graph_guard import proto_from_bytes
 from alexnet_deploy.interrupts import stoppable
 from alexnet_deploy.optional import tensorrt_module
 from alexnet_deploy.progress import SILENT, Voice
@@ -138,13 +139,12 @@ def _plan(trt: Any, network: Any, data: bytes, options: EngineOptions) -> Plan:
 
 def _with_plugin(trt: Any, graph: bytes, options: EngineOptions, flags: int) -> tuple[bytes, int]:
     """Registers the LRN plugin, and takes the nodes' function bodies out: the parser prefers them to a plugin."""
-    import onnx
     import onnx_ir as ir
 
     from alexnet_deploy.lrn import plugin_rtx, plugin_tensorrt
     from alexnet_deploy.lrn.node import plugin_nodes, without_bodies
 
-    model = ir.from_proto(onnx.load_from_string(graph))
+    model = ir.from_proto(proto_from_bytes(graph, "the graph"))
     if not plugin_nodes(model):
         raise EngineError("the graph has no LRN node for the plugin", remedy="lower it with `export --lrn plugin`")
     sms = options.sms or ()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.artifacts import read_passport
 from alexnet_deploy.data.batches import load_batch
+from alexnet_deploy.data.preprocessing import bytes_of_images
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.limits import MAX_BATCH_BYTES, MAX_PREPROCESSING_BYTES, bounded_json, require_within
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.pipeline.workspace import Made
 from alexnet_deploy.progress import Voice
@@ -157,11 +158,19 @@ def _guessed_info(source: Path, model: ir.Model, preprocessing: str | None, voic
 
 
 def parity_images(preprocessing: Preprocessing, multiple: int = 1) -> NDArray[np.float32]:
-    """The first shipped evaluation images, preprocessed for a model; a whole number of batches of `multiple`."""
+    """The first shipped evaluation images, preprocessed for a model; a whole number of batches of `multiple`.
+
+    Raises:
+        InputError: A batch would be of more images than there are, or larger than `MAX_BATCH_BYTES`.
+    """
     import numpy as np
 
-    count = max(1, PARITY_IMAGES // multiple) * multiple
-    return load_batch(shipped_images(Split.EVALUATION), np.arange(count), preprocessing).images
+    images = shipped_images(Split.EVALUATION)
+    require_within("the graph's fixed batch", multiple, len(images), "images")
+    require_within("the graph's fixed batch", bytes_of_images(multiple, preprocessing), MAX_BATCH_BYTES, "bytes")
+    most = min(PARITY_IMAGES, MAX_BATCH_BYTES // bytes_of_images(1, preprocessing))
+    count = max(1, most // multiple) * multiple
+    return load_batch(images, np.arange(count), preprocessing).images
 
 
 def _torch_logits(network: AlexNet, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -174,7 +183,7 @@ def _torch_logits(network: AlexNet, images: NDArray[np.float32]) -> NDArray[np.f
 
 def _preprocessing_from_file(path: Path) -> Preprocessing:
     try:
-        return Preprocessing.from_json(json.loads(path.read_text()))
+        return Preprocessing.from_json(bounded_json(path, MAX_PREPROCESSING_BYTES))
     except (OSError, ValueError) as exc:
         raise InputError(
             f"{path} cannot be read as preprocessing", got=exc, expected="imagenet, caffe, or a JSON file"

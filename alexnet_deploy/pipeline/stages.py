@@ -82,11 +82,11 @@ class Deployment:
     def _torchvision_checkpoint(self) -> Path:
         path = self.workspace.folder / "torchvision-alexnet.safetensors"
         if matching_passport(path) is None:
-            from alexnet_deploy.weights import checkpoint_bytes, load_model
+            from alexnet_deploy.weights import encoded_checkpoint, load_model
 
             with locked(path, self.workspace.voice):
                 network, info = load_model("torchvision")
-                data = checkpoint_bytes(network, info, path)
+                data = encoded_checkpoint(network, info, path)
                 write_artifact(path, data, kind="checkpoint", facts={"model": info.to_json()})
         return path
 
@@ -110,7 +110,8 @@ class Deployment:
         if passport is not None and passport.kind == "onnx" and output is None:
             require_passport(self.source, because="says which model it is")
             wanted = {"precision": "fp32", "lrn": "native", "opset": self.opset}
-            if all(passport.facts.get(name) == value for name, value in wanted.items()):
+            # What this tool makes keeps its weights inside; runtimes open the file by themselves.
+            if all(passport.facts.get(name) == value for name, value in wanted.items()) and not self._beside_source:
                 return Artifact(path=self.source, reused=True, facts=passport.facts)
         path = output or self.workspace.folder / f"{self.stem}.onnx"
         request = {"opset": self.opset, "variant": self.variant, "preprocessing": self.preprocessing}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Self
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.files import write_json
+from alexnet_deploy.limits import MAX_TABLE_BYTES, MAX_TABLE_TENSORS, bounded_json, require_within
 from alexnet_deploy.precision.histogram import Histogram
 from alexnet_deploy.precision.thresholds import Method, threshold
 
@@ -138,9 +138,10 @@ class CalibrationTable:
             InputError: The file is missing or is not a calibration table.
         """
         try:
-            values = json.loads(path.read_text())
+            values = bounded_json(path, MAX_TABLE_BYTES)
             if values["schema"] != TABLE_SCHEMA:
                 raise ValueError(f"schema {values['schema']}, and this version reads {TABLE_SCHEMA}")
+            require_within(f"the calibration table {path}", len(values["tensors"]), MAX_TABLE_TENSORS, "tensors")
             return cls(
                 method=Method(values["method"]),
                 percentile=float(values["percentile"]),

@@ -14,6 +14,7 @@ from typing import Any
 
 from alexnet_deploy.artifacts import Passport, read_passport, require_hash, stated_passport
 from alexnet_deploy.errors import EngineError, InputError, MissingDependencyError, RuntimeUnavailableError
+from alexnet_deploy.limits import MAX_ENGINE_BYTES, bounded_bytes
 from alexnet_deploy.machine import count_gpus, cuda_driver_version, gpu_name, gpu_sm
 from alexnet_deploy.optional import is_installed, tensorrt_version
 from alexnet_deploy.specs import AMPERE, RTX_MAGIC, RTX_SMS
@@ -73,7 +74,7 @@ def admitted_engine(path: Path, runtime: str, *, trust: bool = False) -> Admitte
         RuntimeUnavailableError: There is no GPU.
     """
     passport = _passport(path, trust=trust)
-    facts, data = _facts_of(passport), path.read_bytes()
+    facts, data = _facts_of(passport), bounded_bytes(path, MAX_ENGINE_BYTES)
     if passport is not None and not trust:
         require_hash(path, passport, hashlib.sha256(data).hexdigest())
     backend = facts.get("backend", runtime)

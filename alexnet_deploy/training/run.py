@@ -23,7 +23,7 @@ from alexnet_deploy.specs import Preprocessing, Resize, fingerprint
 from alexnet_deploy.training.loop import TrainingData, TrainingFiles, TrainingResult, split_for_training, train
 from alexnet_deploy.training.options import TrainingOptions
 from alexnet_deploy.variants import NetworkSpec
-from alexnet_deploy.weights import ModelInfo, checkpoint_bytes, load_model, require_checkpoint_name
+from alexnet_deploy.weights import ModelInfo, encoded_checkpoint, load_model, require_checkpoint_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def _keep_last_good(error: DivergedError, request: TrainingRequest, network: Ale
         return
     stem = request.output.name.split(".")[0]
     path = request.output.with_name(f"{stem}.last-good.safetensors")
-    data = checkpoint_bytes(network, info, path)
+    data = encoded_checkpoint(network, info, path)
     write_artifact(path, data, kind="checkpoint", facts={"model": info.to_json(), "steps": error.last_good})
     error.expected = "a finite loss and finite weights"
     error.remedy = f"go on from the weights of step {error.last_good} with --model {path} and a lower --learning-rate"
@@ -109,7 +109,7 @@ def _write(
 ) -> None:
     write_artifact(
         request.output,
-        checkpoint_bytes(network, info, request.output, half=request.half),
+        encoded_checkpoint(network, info, request.output, half=request.half),
         kind="checkpoint",
         parents=[Path(request.model)] if request.model and Path(request.model).is_file() else [],
         request=fingerprint([request.options.to_json(), request.data]),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
-from alexnet_deploy.report.markup import paragraph
+from alexnet_deploy.report.markup import escape, paragraph
 from alexnet_deploy.report.plots.histograms import METHODS, histogram
 from alexnet_deploy.report.words import plural
 
