@@ -210,7 +210,7 @@ def info_of(model: ir.Model) -> ModelInfo | None:
         return None
     try:
         return ModelInfo.from_json(json.loads(text))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InputError("the graph's metadata cannot be read", got=exc) from exc
 
 

@@ -157,9 +157,11 @@ def load_model(model: str, *, variant: str | None = None) -> tuple[AlexNet, Mode
     from alexnet_deploy.network import AlexNet
 
     tensors, info = _read_model(model, variant)
-    network = AlexNet(network_of(info, model))
-    _check_tensors(model, tensors, network)
-    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    spec = network_of(info, model)
+    # Before the network is made: a description may claim one of any size.
+    _check_tensors(model, tensors, spec)
+    network = AlexNet(spec)
+    network.load_state_dict({name: _finite(model, name, tensor) for name, tensor in tensors.items()})
     network.eval()
     return network, info
 
@@ -190,18 +192,42 @@ def _read_model(model: str, variant: str | None) -> tuple[dict[str, Tensor], Mod
     )
 
 
-def _check_tensors(model: str, tensors: dict[str, Tensor], network: AlexNet) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+def _check_tensors(model: str, tensors: dict[str, Tensor], spec: NetworkSpec) -> None:
+    weighted = [layer for layer in layers_from_network(spec) if layer.weight_shape]
+    expected = {f"{layer.name}.weight": layer.weight_shape for layer in weighted}
+    expected |= {f"{layer.name}.bias": layer.output[:1] for layer in weighted}
     got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
     if wrong:
         first = wrong[0]
         raise WeightsError(
-            f"the weights of {model} do not fit the variant {network.spec.variant}",
+            f"the weights of {model} do not fit the variant {spec.variant}",
             got=f"{first} {got.get(first, 'missing')}, and {len(wrong) - 1} more that differ",
             expected=f"{first} {expected.get(first, 'absent')}",
             remedy="name another --variant, or check that the file holds this network",
         )
+
+
+def _finite(model: str, name: str, tensor: Tensor) -> Tensor:
+    """In FP32, all of it numbers."""
+    import torch
+
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        raise WeightsError(
+            f"{name} of {model} is not a plain tensor",
+            got=f"{tensor.dtype}, {tensor.layout}, on {tensor.device}",
+            expected="real numbers, all of them stored",
+        )
+    values = tensor.float()
+    # In one pass and without a copy: a NaN is both the smallest and the largest value.
+    if values.numel() and not all(math.isfinite(end) for end in torch.aminmax(values.detach())):
+        raise WeightsError(
+            f"{name} of {model} holds values that are not finite",
+            got="NaN or an infinity in FP32",
+            expected="numbers",
+            remedy="take a checkpoint from before the training diverged, or fetch the file again",
+        )
+    return values
 
 
 def require_checkpoint_name(path: Path) -> None:
@@ -274,7 +300,8 @@ def _dense_from_sparse(path: Path, name: str, shape: list[int], tensors: dict[st
     count = math.prod(shape)
     packed, nonzero = tensors.pop(f"{name}.mask"), tensors.pop(f"{name}.nonzero")
     mask = torch.from_numpy(np.unpackbits(packed.numpy())[:count].astype(bool))
-    if nonzero.dim() != 1 or mask.numel() != count or int(mask.sum()) != nonzero.numel():
+    fits = nonzero.dim() == 1 and mask.numel() == count and int(mask.sum()) == nonzero.numel()
+    if not fits or any(side < 0 for side in shape):
         raise WeightsError(f"{path}: the sparse tensor {name} is damaged", remedy="fetch the file again")
     flat = torch.zeros(count, dtype=nonzero.dtype)
     flat[mask] = nonzero
@@ -294,8 +321,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelInfo | None]:
         data = _checkpoint_bytes(path)
         tensors = load(data)
         metadata = _safetensors_metadata(data)
-    except (OSError, ValueError, SafetensorError) as exc:
-        raise InputError(f"{path} cannot be read as a checkpoint", got=exc, remedy="fetch or train it again") from exc
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, SafetensorError) as exc:
+        raise InputError(f"{path} cannot be read as a checkpoint", got=str(exc) or repr(exc), remedy="fetch or train it again") from exc
     if _METADATA_KEY not in metadata:
         return tensors, None
     try:
@@ -303,7 +330,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelInfo | None]:
         for name, shape in described["sparse"].items():
             tensors[name] = _dense_from_sparse(path, name, [int(side) for side in shape], tensors)
         return tensors, ModelInfo.from_json(described["model"])
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
         raise InputError(f"{path}: its description cannot be read", got=repr(exc)) from exc
 
 

@@ -43,7 +43,8 @@ _FUSED = {"Corr": "conv", "Fc": "linear"}
 _WRITTEN_OUT = b"MulSum"
 # What a norm gives in FP32 is made narrow in the kernel that reads it.
 _CAST_INSIDE = {"fp16+fp32": "fp16", "bf16+fp32": "bf16"}
-_PROFILE = re.compile(rb"\[profile (\d+)\]")
+# A plan has a handful of profiles: a damaged one does not name one of a billion.
+_PROFILE = re.compile(rb"\[profile (\d{1,3})\]")
 _MOVERS = re.compile(rb"\n\s+function=\{ name=__myl_(?:Cast|Repl|Conc|Tran|Resh|Move|Copy)+ ")
 # Weights in blocks of INT4 are made FP16 inside the kernel that multiplies by them.
 _INT4_WEIGHTS = re.compile(
@@ -108,7 +109,7 @@ def _tensors(data: bytes) -> tuple[dict[bytes, str], dict[bytes, int], dict[str,
     for match in _TENSOR.finditer(data):
         name, type_ = match["name"], match["type"].decode()
         types[name] = _TYPES.get(type_, type_)
-        size = re.search(rb"const_payload_size=(\d+)", match["body"])
+        size = re.search(rb"const_payload_size=(\d{1,18})", match["body"])
         if size and name not in payloads:
             payloads[name] = int(size[1])
             # Each profile names its constants anew; those at one offset are one constant of the file.
@@ -192,7 +193,7 @@ def _arguments(line: bytes) -> list[bytes]:
 
 def _own_sources(line: bytes) -> list[str]:
     """The layers that a line was made of, without the quantization around them."""
-    sources = [name.decode() for name in _SOURCE.findall(line)]
+    sources = [name.decode(errors="replace") for name in _SOURCE.findall(line)]
     return [name for name in sources if not name.endswith((".quantized", ".dequantized"))]
 
 
@@ -211,7 +212,7 @@ def _layer(
     names = _arguments(line)
     operands = [types.get(name, "unknown") for name in names[:2]]
     own = _own_sources(line)
-    name = own[0] if own else re.sub(r"_U\d+$", "", match["name"].decode())
+    name = own[0] if own else re.sub(r"_U\d+$", "", match["name"].decode(errors="replace"))
     precision = operands[0] if len(set(operands)) == 1 else "+".join(sorted(set(operands)))
     weight = names[1] if len(names) > 1 else b""
     if weight in int4:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet_deploy.artifacts import read_passport
 from alexnet_deploy.data.batches import load_batch
 from alexnet_deploy.data.shipped import Split, shipped_images
-from alexnet_deploy.errors import InputError
+from alexnet_deploy.errors import GraphError, InputError
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.pipeline.workspace import Made
 from alexnet_deploy.progress import Voice
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from alexnet_deploy.normalise import Normalised
 
 PARITY_IMAGES = 64
+_MOST_BATCH = 1024
 
 
 def fp32_from_source(source: Path, *, variant: str | None, preprocessing: str | None, opset: int, voice: Voice) -> Made:
@@ -91,6 +92,7 @@ def _from_graph(
     _require_fp32(source, original)
     _require_images(source, input_shape(original))
     result = normalise(original, opset=opset)
+    _require_finite(source, result.model)
     info = info_of(original) or _guessed_info(source, result.model, preprocessing, voice)
     set_info(result.model, info)
     images = parity_images(info.preprocessing, input_shape(original)[0] or 1)
@@ -111,9 +113,34 @@ def _require_fp32(source: Path, model: ir.Model) -> None:
         )
 
 
+def _require_finite(source: Path, model: ir.Model) -> None:
+    """A NaN in a weight would show as outputs that differ, and not say where it is."""
+    import numpy as np
+
+    from alexnet_deploy.graph import constant_of, weighted_nodes
+
+    for layer in weighted_nodes(model):
+        for what, array in (("weight", layer.weight), ("bias", constant_of(layer.bias_value))):
+            # Without a copy: a NaN is both the smallest and the largest value.
+            if array is not None and array.size and not np.isfinite([array.min(), array.max()]).all():
+                raise GraphError(
+                    f"the {what} of {layer.name} in {source} holds values that are not finite",
+                    got=f"values from {array.min()} to {array.max()}",
+                    expected="numbers",
+                    remedy="export it from weights of before the training diverged",
+                )
+
+
 def _require_images(source: Path, shape: tuple[int | None, ...]) -> None:
     """Preprocessing makes colour images of one square size; any other input would need another."""
-    _, channels, height, width = shape
+    batch, channels, height, width = shape
+    if batch is not None and not 0 < batch <= _MOST_BATCH:
+        raise InputError(
+            f"{source} has a batch that cannot be tried",
+            got=batch,
+            expected=f"a dynamic one, or 1 to {_MOST_BATCH}",
+            remedy="export it with a dynamic batch",
+        )
     if height is None or width is None:
         raise InputError(f"{source} has a dynamic image size", got=_sides(shape), expected="a fixed height and width")
     if channels != 3 or height != width:
@@ -158,7 +185,8 @@ def parity_images(preprocessing: Preprocessing, multiple: int = 1) -> NDArray[np
     import numpy as np
 
     count = max(1, PARITY_IMAGES // multiple) * multiple
-    return load_batch(shipped_images(Split.EVALUATION), np.arange(count), preprocessing).images
+    source = shipped_images(Split.EVALUATION)
+    return load_batch(source, np.arange(count) % len(source), preprocessing).images
 
 
 def _torch_logits(network: AlexNet, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -172,7 +200,7 @@ def _torch_logits(network: AlexNet, images: NDArray[np.float32]) -> NDArray[np.f
 def _preprocessing_from_file(path: Path) -> Preprocessing:
     try:
         return Preprocessing.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise InputError(
             f"{path} cannot be read as preprocessing", got=exc, expected="imagenet, caffe, or a JSON file"
         ) from exc

@@ -130,7 +130,9 @@ class Histogram:
         """
         try:
             exponent = int(values["exponent"])
-            counts = np.frombuffer(zlib.decompress(base64.b64decode(values["counts"])), "<i8").astype(np.int64)
+            # Bounded: a few letters can unpack to gigabytes.
+            data = zlib.decompressobj().decompress(base64.b64decode(values["counts"]), 8 * 2 * BINS + 1)
+            counts = np.frombuffer(data, "<i8").astype(np.int64)
         except (zlib.error, TypeError, OverflowError) as exc:
             raise ValueError(f"a histogram cannot be read: {exc}") from exc
         if not _SMALLEST_EXPONENT <= exponent <= _LARGEST_EXPONENT:
@@ -146,7 +148,19 @@ class Histogram:
         )
         if found.digest != values["sha256"]:
             raise ValueError("a histogram does not have its hash")
+        if any(math.isnan(end) for end in (minimum, maximum)) or not found._fits_range():
+            raise ValueError(f"a histogram whose values do not go from {minimum} to {maximum}")
         return found
+
+    def _fits_range(self) -> bool:
+        """Whether smallest and largest value lie in the outermost bins that hold something."""
+        if not self.minimum <= self.maximum:
+            return not self.magnitudes.any()
+        sides = ((self.maximum, self.maximum >= 0, self.positive), (-self.minimum, self.minimum < 0, self.negative))
+        return all(
+            int(np.flatnonzero(counts)[-1]) == math.floor(end / self.width) if reached and counts.any() else not (reached or counts.any())
+            for end, reached, counts in sides
+        )
 
     def __eq__(self, other: object) -> bool:
         """Whether width, counts and range are the same."""

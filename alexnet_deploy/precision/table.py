@@ -82,6 +82,9 @@ class Observed:
         thresholds = {m: float(values["thresholds"][m.value]) for m in Method}
         if not all(math.isfinite(number) for number in (histogram.minimum, histogram.maximum, *thresholds.values())):
             raise ValueError("a number is not finite")
+        largest = max(-histogram.minimum, histogram.maximum, 0.0)
+        if not all(0 <= limit <= largest for limit in thresholds.values()):
+            raise ValueError(f"thresholds that are not from 0 to {largest}, the largest value")
         return cls(histogram=histogram, thresholds=thresholds)
 
 
@@ -141,7 +144,7 @@ class CalibrationTable:
                 preprocessing=str(values["preprocessing"]),
                 images=tuple(str(digest) for digest in values["images_sha256"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
             raise InputError(
                 f"{path} cannot be read as a calibration table", got=repr(exc), remedy="run `alexnet-deploy calibrate`"
             ) from exc
