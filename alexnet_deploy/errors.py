@@ -20,6 +20,8 @@ AlexnetDeployError                 exit 1
 
 from __future__ import annotations
 
+# Longer than any message of ours that lists layers or files.
+_LONGEST_QUOTE = 1000
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_GATE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -41,7 +43,15 @@ class AlexnetDeployError(Exception):
 
     def __str__(self) -> str:
         parts = [("got", self.got), ("expected", self.expected), ("remedy", self.remedy)]
-        return "\n".join([self.problem] + [f"  {label}: {value}" for label, value in parts if value is not None])
+        said = [f"  {label}: {_shown(value)}" for label, value in parts if value is not None]
+        return "\n".join([_shown(self.problem), *said])
+
+
+def _shown(value: object) -> str:
+    """What a message quotes of a damaged file has an end, and nothing in it that a terminal would act on."""
+    text = str(value)
+    text = text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]} …"
+    return "".join(letter if letter >= " " or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
 
 
 class InputError(AlexnetDeployError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -322,7 +323,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelInfo | None]:
         tensors = load(data)
         metadata = _safetensors_metadata(data)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, SafetensorError) as exc:
-        raise InputError(f"{path} cannot be read as a checkpoint", got=str(exc) or repr(exc), remedy="fetch or train it again") from exc
+        raise InputError(
+            f"{path} cannot be read as a checkpoint", got=str(exc) or repr(exc), remedy="fetch or train it again"
+        ) from exc
     if _METADATA_KEY not in metadata:
         return tensors, None
     try:
@@ -361,7 +364,10 @@ def _tensors_from_torch_file(path: Path) -> dict[str, Tensor]:
     import torch
 
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of how torch would like files to be written, which whoever reads one cannot change.
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # a damaged file raises whatever its bytes lead torch into
         raise InputError(
             f"{path} cannot be read as weights",

@@ -126,7 +126,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Of bombs, which are refused here, and of metadata that is damaged where the pixels are not.
+            warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(

@@ -158,7 +158,9 @@ class Histogram:
             return not self.magnitudes.any()
         sides = ((self.maximum, self.maximum >= 0, self.positive), (-self.minimum, self.minimum < 0, self.negative))
         return all(
-            int(np.flatnonzero(counts)[-1]) == math.floor(end / self.width) if reached and counts.any() else not (reached or counts.any())
+            int(np.flatnonzero(counts)[-1]) == math.floor(end / self.width)
+            if reached and counts.any()
+            else not (reached or counts.any())
             for end, reached, counts in sides
         )
 

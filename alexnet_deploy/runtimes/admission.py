@@ -161,7 +161,9 @@ def _wrong_with(facts: dict[str, Any]) -> str | None:
         return f"backend {facts.get('backend')!r:.40}, precision {facts.get('precision')!r:.40}"
     texts = [facts.get(name) for name in ("source", "driver", "device", "lrn")]
     options, plan = facts.get("options", {}), facts.get("plan", {})
-    if not all(isinstance(text, str | None) for text in texts) or not (isinstance(options, dict) and isinstance(plan, dict)):
+    if not all(isinstance(text, str | None) for text in texts) or not (
+        isinstance(options, dict) and isinstance(plan, dict)
+    ):
         return "a fact of another kind"
     profiles, built_for = options.get("profiles", []), options.get("sms", [])
     if not isinstance(profiles, list) or not all(

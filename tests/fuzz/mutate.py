@@ -13,7 +13,24 @@ INTEGERS = (
     0, 1, 2, 3, 7, 8, 64, 255, 256, 1000, 65_535, 65_536, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53 + 1, 2**63 - 1,
     2**63, 2**64 - 1, -1, -2, -8, -(2**31), -(2**63),
 )  # fmt: skip
-FLOATS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-45, 1e-40, 1e-320, 1e-10, 1e10, 1e30, 3.5e38, 1e308, math.inf, -math.inf, math.nan)
+FLOATS = (
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.5,
+    1e-45,
+    1e-40,
+    1e-320,
+    1e-10,
+    1e10,
+    1e30,
+    3.5e38,
+    1e308,
+    math.inf,
+    -math.inf,
+    math.nan,
+)
 WORDS = (
     "", " ", "0", "-1", "1e999", "nan", "null", "x", "..", "../../x", "/", "\x00", "\n", "\ud800", "\u202e", "é", "ﬃ", "a" * 5000,
     "conv1", "fp32", "tensorrt", "{}", "[]",
@@ -95,7 +112,9 @@ def _change_value(random: Random, holder: Any, key: Any, places: list[tuple[Any,
             other, other_key = random.choice(places)
             # What was put elsewhere by an earlier change may be this very value: a copy, or JSON would have no end.
             if isinstance(other, dict) or len(other) > other_key:
-                holder[key] = json.loads(json.dumps(other.get(other_key) if isinstance(other, dict) else other[other_key]))
+                holder[key] = json.loads(
+                    json.dumps(other.get(other_key) if isinstance(other, dict) else other[other_key])
+                )
         case 2 if isinstance(value, bool) or value is None:
             holder[key] = random.choice((True, False, 0, 1, None))
         case 2 | 3 if isinstance(value, int | float):
@@ -109,8 +128,20 @@ def _change_value(random: Random, holder: Any, key: Any, places: list[tuple[Any,
         case _:
             holder[key] = random.choice(
                 (
-                    random.choice(INTEGERS), random.choice(INTEGERS), random.choice(FLOATS), random.choice(FLOATS),
-                    random.choice(WORDS), None, True, [], {}, [[]], {"a": 1}, _DEEP, 10**400, [0] * 1000,
+                    random.choice(INTEGERS),
+                    random.choice(INTEGERS),
+                    random.choice(FLOATS),
+                    random.choice(FLOATS),
+                    random.choice(WORDS),
+                    None,
+                    True,
+                    [],
+                    {},
+                    [[]],
+                    {"a": 1},
+                    _DEEP,
+                    10**400,
+                    [0] * 1000,
                 )  # fmt: skip
             )
 
@@ -153,10 +184,15 @@ def png_of(random: Random, data: bytes) -> bytes:
         case 2:
             chunks[place] = (kind, bytes_of(random, content))
         case 3:
-            chunks.insert(random.randrange(len(chunks)), (random.choice((kind, b"tEXt", b"zTXt", b"iCCP", b"tRNS")), content))
+            chunks.insert(
+                random.randrange(len(chunks)), (random.choice((kind, b"tEXt", b"zTXt", b"iCCP", b"tRNS")), content)
+            )
         case _:
             bomb = zlib.compress(bytes(random.choice((10, 10_000, 30_000_000))))
-            chunks[place] = (random.choice((b"IDAT", b"zTXt", b"iCCP", b"iTXt")), random.choice((b"", b"a\x00\x00")) + bomb)
+            chunks[place] = (
+                random.choice((b"IDAT", b"zTXt", b"iCCP", b"iTXt")),
+                random.choice((b"", b"a\x00\x00")) + bomb,
+            )
     body = b"".join(
         len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
         for kind, content in chunks

@@ -34,7 +34,9 @@ _PLAN_TEXT = (
 
 
 def _plan() -> bytes:
-    kernels = json.dumps([{"name": "k", "shared_bytes": 0, "size": 4, "sm": 86, "threads": 32}], sort_keys=True).encode()
+    kernels = json.dumps(
+        [{"name": "k", "shared_bytes": 0, "size": 4, "sm": 86, "threads": 32}], sort_keys=True
+    ).encode()
     body = _PLAN_TEXT + struct.pack("<I", len(kernels)) + kernels + b"cubi"
     head = MAGIC + bytes(0x10 - 4) + struct.pack("<Q", 0x28) + bytes(8) + struct.pack("<Q", 4 | 8)
     return head + body
@@ -155,7 +157,9 @@ def _read_plan(seed: bytes, random: Random, _folder: Path) -> None:
         data += random.choice((b'\n  tensor={ name="', b"\n  corrltn={ name=", b"[ONNX Layer: ", b'input={"')) * 20_000
     plan = read_plan(data, random.choice(((), ("conv1", "fc6"))))
     json.dumps(plan.to_json(), allow_nan=False).encode()
-    require(plan.size_bytes == len(data) and all(layer.weight_bytes >= 0 for layer in plan.layers), "sizes that cannot be")
+    require(
+        plan.size_bytes == len(data) and all(layer.weight_bytes >= 0 for layer in plan.layers), "sizes that cannot be"
+    )
 
 
 PLANS = Target(
@@ -175,7 +179,9 @@ def _inspected(seed: bytes, random: Random, folder: Path) -> None:
     document = inspect_file(str(path))
     json.dumps(document)
     matches = document["passport_matches"]
-    require(matches is None or matches == (document["passport"]["sha256"] == document["sha256"]), "a match that is none")
+    require(
+        matches is None or matches == (document["passport"]["sha256"] == document["sha256"]), "a match that is none"
+    )
 
 
 INSPECTED = Target(

@@ -17,11 +17,14 @@ from safetensors.torch import save
 
 from alexnet_deploy.network import AlexNet
 from alexnet_deploy.training.state import load_state, save_state
+from alexnet_deploy.variants import VARIANTS
 from alexnet_deploy.weights import load_model, save_checkpoint
 from tests.fuzz.mutate import INTEGERS, bytes_of, json_of, text_of
 from tests.fuzz.target import Target, require
 from tests.fuzz.targets.networks import INFO, SPEC, tiny_network
 
+# Files that do not say how large their images are are taken to be of the variant's usual size.
+USUAL = VARIANTS["paper"].image_size
 _CLAIMED = (0, 1, 1000, 2**31, 3_900_000_000, 4_000_000_001, 2**40, 2**63, 2**64 - 1)
 
 
@@ -49,7 +52,8 @@ def safetensors_of(random: Random, data: bytes) -> bytes:
         case _:
             metadata = header["__metadata__"]
             key = random.choice(list(metadata))
-            metadata[key] = text_of(random, json.loads(metadata[key])).decode(errors="replace")
+            described = json.loads(metadata[key]) if metadata[key].startswith("{") else metadata
+            metadata[key] = text_of(random, described).decode(errors="replace")
             text = json.dumps(header).encode()
     length = random.choice((len(text), len(text), len(text), random.choice(INTEGERS) % 2**64))
     return length.to_bytes(8, "little") + text + body
@@ -85,7 +89,7 @@ def _checkpoint_seeds() -> dict[str, bytes]:
                 parameter.mul_(torch.rand(parameter.shape, generator=torch.Generator().manual_seed(1)) < 0.1)
         save_checkpoint(pruned, INFO, path.with_suffix(".safetensors.zst"))
         sparse = zstandard.ZstdDecompressor().decompress(path.with_suffix(".safetensors.zst").read_bytes())
-    foreign = save({name: tensor.half() for name, tensor in tiny_network().state_dict().items()}, {"format": "pt"})
+    foreign = save({name: tensor.half() for name, tensor in tiny_network(USUAL).state_dict().items()}, {"format": "pt"})
     return {"plain": plain, "sparse": sparse, "foreign": foreign}
 
 
@@ -111,7 +115,7 @@ def _checkpoint(seeds: dict[str, bytes], random: Random, folder: Path) -> None:
     packed = random.randrange(3) == 0
     path = folder / ("x.safetensors.zst" if packed else "x.safetensors")
     path.write_bytes(_compressed(random, data) if packed else data)
-    _open(path, random.choice((None, "paper", "bvlc")))
+    _open(path, random.choice((None, "paper", "paper", "bvlc")))
 
 
 CHECKPOINTS = Target(
@@ -124,7 +128,7 @@ CHECKPOINTS = Target(
 
 
 def _torch_seeds() -> dict[str, torch.Tensor]:
-    return dict(tiny_network().state_dict())
+    return dict(tiny_network(USUAL).state_dict())
 
 
 class _Program:
@@ -168,7 +172,9 @@ def _torch_bytes(random: Random, seeds: dict[str, torch.Tensor]) -> bytes:
                     case 0:
                         del state[key]
                     case 1:
-                        state[random.choice((f"module.{key}", "x", 7, "", key + ".extra", "features.0.weight"))] = state[key]
+                        state[random.choice((f"module.{key}", "x", 7, "", key + ".extra", "features.0.weight"))] = (
+                            state[key]
+                        )
                     case _:
                         state[key] = _odd_tensor(random, seeds.get(key, torch.zeros(2)))
     whole: Any = random.choice((state, state, {"state_dict": state}, [state], {"state_dict": 3}, {"model": state}))
@@ -213,7 +219,7 @@ def _torch_file(seeds: dict[str, torch.Tensor], random: Random, folder: Path) ->
             pass
     path = folder / random.choice(("x.pt", "x.pth"))
     path.write_bytes(data)
-    _open(path, random.choice((None, "paper", "unpadded")))
+    _open(path, random.choice((None, "paper", "paper", "paper", "unpadded")))
 
 
 TORCH_FILES = Target(

@@ -53,7 +53,11 @@ def _table_seeds() -> dict[str, Any]:
     table = CalibrationTable(
         method=Method.MAX,
         percentile=99.9,
-        tensors={"x": observed(_counted(0, 1.0), 99.9), "y": observed(_counted(1, 0.1), 99.9), "z": observed(never, 99.9)},
+        tensors={
+            "x": observed(_counted(0, 1.0), 99.9),
+            "y": observed(_counted(1, 0.1), 99.9),
+            "z": observed(never, 99.9),
+        },
         graph_sha256="a" * 64,
         preprocessing="b" * 16,
         images=("c" * 64, "d" * 64),
@@ -147,8 +151,12 @@ def _bench(seeds: dict[str, Any], random: Random, folder: Path) -> None:
     json.dumps(found, allow_nan=False)
     for row in found["rows"]:
         require(row["ratio"] is None or row["ratio"] >= 0, f"ratio {row['ratio']}")
-        require(row["ci"] is None or row["ci"][0] <= row["ratio"] <= row["ci"][1], f"{row['ratio']} outside {row['ci']}")
-    require(found["regressions"] == [row["key"] for row in found["rows"] if row["reasons"]], "a regression without a reason")
+        require(
+            row["ci"] is None or row["ci"][0] <= row["ratio"] <= row["ci"][1], f"{row['ratio']} outside {row['ci']}"
+        )
+    require(
+        found["regressions"] == [row["key"] for row in found["rows"] if row["reasons"]], "a regression without a reason"
+    )
     markdown_from_comparison(found).encode()
     print_comparison(found, Console(file=io.StringIO(), width=100))
 
@@ -178,12 +186,16 @@ def _loadgen(names: list[str], random: Random, folder: Path) -> None:
         for _ in range(random.choice((1, 1, 4))):
             at = random.randrange(len(lines))
             mark, _, rest = lines[at].partition(" ")
-            lines[at] = f"{mark} {text_of(random, json.loads(rest)).decode(errors='replace')}" if rest[:1] == "{" else rest
+            lines[at] = (
+                f"{mark} {text_of(random, json.loads(rest)).decode(errors='replace')}" if rest[:1] == "{" else rest
+            )
         path.write_text("\n".join(lines), errors="replace")
     else:
         path.write_bytes(bytes_of(random, path.read_bytes()))
     verdict = verdict_from_logs(logs, _SCENARIOS[name])
-    require(verdict.valid == name.endswith("-valid") or path.name.endswith(("detail.txt", "summary.txt")), "another verdict")
+    require(
+        verdict.valid == name.endswith("-valid") or path.name.endswith(("detail.txt", "summary.txt")), "another verdict"
+    )
     require(verdict.valid or verdict.invalid_because, "invalid, and nobody knows why")
     figures = [verdict.metric.value, *verdict.latency_ms.values(), *verdict.also.values()]
     require(all(math.isfinite(figure) and figure >= 0 for figure in figures), f"figures {figures}")
@@ -216,7 +228,10 @@ def _description(seeds: dict[str, Any], random: Random, folder: Path) -> None:
         found: Preprocessing = ModelInfo.from_json(made.facts["model"]).preprocessing
     else:
         info = ModelInfo.from_json(json_of(random, seeds["info"]))
-        require(ModelInfo.from_json(json.loads(json.dumps(info.to_json(), allow_nan=False))) == info, "it does not come back")
+        require(
+            ModelInfo.from_json(json.loads(json.dumps(info.to_json(), allow_nan=False))) == info,
+            "it does not come back",
+        )
         if info.network is not None:
             layers_from_network(info.network)
         found = info.preprocessing

@@ -127,7 +127,12 @@ def _zoo_seeds() -> bytes:
             case "conv":
                 pads = [layer.padding] * 4
                 node = helper.make_node(
-                    "Conv", [value, *parameters], [layer.name], group=layer.groups, pads=pads, strides=[layer.stride] * 2
+                    "Conv",
+                    [value, *parameters],
+                    [layer.name],
+                    group=layer.groups,
+                    pads=pads,
+                    strides=[layer.stride] * 2,
                 )
             case "linear":
                 if layer.name == "fc6":

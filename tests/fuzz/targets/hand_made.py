@@ -16,7 +16,9 @@ SIDE = 8
 Constants = dict[str, NDArray[Any]]
 
 
-def _model(nodes: Sequence[onnx.NodeProto], constants: Constants, shape: Sequence[int | str], opset: int) -> onnx.ModelProto:
+def _model(
+    nodes: Sequence[onnx.NodeProto], constants: Constants, shape: Sequence[int | str], opset: int
+) -> onnx.ModelProto:
     graph = helper.make_graph(
         list(nodes),
         "by hand",
@@ -83,7 +85,9 @@ def _as_caffe2_wrote() -> onnx.ModelProto:
     """Weights that are inputs, or made by nodes, and a matrix product without a bias."""
     fill = helper.make_tensor("fill", TensorProto.FLOAT, [1], [0.1])
     nodes = [
-        helper.make_node("Constant", [], ["conv1_w_0"], value=numpy_helper.from_array(_weights(2, 3, 3, 3, seed=2), "w")),
+        helper.make_node(
+            "Constant", [], ["conv1_w_0"], value=numpy_helper.from_array(_weights(2, 3, 3, 3, seed=2), "w")
+        ),
         helper.make_node("ConstantOfShape", ["bias_shape"], ["conv1_b_0"], value=fill),
         helper.make_node("Conv", ["x", "conv1_w_0", "conv1_b_0"], ["c"], kernel_shape=[3, 3], strides=[2, 2]),
         helper.make_node("Identity", ["c"], ["same"]),

@@ -35,7 +35,9 @@ def _image_seeds() -> list[bytes]:
     found = []
     for form, modes in _FORMATS.items():
         for mode in modes:
-            image = deep if mode == "I;16" else colour.convert("L").convert("LA") if mode == "LA" else colour.convert(mode)
+            image = (
+                deep if mode == "I;16" else colour.convert("L").convert("LA") if mode == "LA" else colour.convert(mode)
+            )
             buffer = io.BytesIO()
             image.save(buffer, form)
             found.append(buffer.getvalue())
@@ -57,7 +59,9 @@ def _image(seeds: list[bytes], random: Random, folder: Path) -> None:
     elif random.randrange(4) == 0:
         # A header says how large an image is in its first bytes, whatever its form.
         at, number = random.randrange(min(64, len(seed) - 4)), random.choice(INTEGERS[3:16])
-        data = seed[:at] + number.to_bytes(8, random.choice(("little", "big")))[: random.choice((2, 4))] + seed[at + 4 :]
+        data = (
+            seed[:at] + number.to_bytes(8, random.choice(("little", "big")))[: random.choice((2, 4))] + seed[at + 4 :]
+        )
     else:
         data = bytes_of(random, seed)
     path = folder / f"x{random.choice(sorted(IMAGE_SUFFIXES))}"
@@ -111,7 +115,9 @@ def _source(seeds: dict[str, bytes], random: Random, folder: Path) -> None:
                 data = packed_of(random, data) if kind == changed else gzip.compress(data, mtime=0)
             (folder / (name + ".gz" if packed else name)).write_bytes(data)
     source = open_data(str(folder), "train")
-    require(len(source) > 0 and 0 <= source.labels.min() <= source.labels.max() < len(source.classes), "labels out of range")
+    require(
+        len(source) > 0 and 0 <= source.labels.min() <= source.labels.max() < len(source.classes), "labels out of range"
+    )
     for index in range(min(len(source), 3)):
         _require_image(source.image(index))
         require(len(source.content_hash(index)) == 64, "no hash")
@@ -133,7 +139,14 @@ def _labels_seeds() -> Path:
 def _labels(_seeds: Path, random: Random, folder: Path) -> None:
     lines = [f"class {number}" for number in range(10)]
     path, photograph = folder / "labels.txt", folder / "x.png"
-    path.write_bytes(bytes_of(random, random.choice(("\n", "\r\n", "\r", "\u2028")).join(lines).encode(random.choice(("utf-8", "utf-16", "utf-8-sig", "latin-1", "utf-32")), "replace")))
+    path.write_bytes(
+        bytes_of(
+            random,
+            random.choice(("\n", "\r\n", "\r", "\u2028"))
+            .join(lines)
+            .encode(random.choice(("utf-8", "utf-16", "utf-8-sig", "latin-1", "utf-32")), "replace"),
+        )
+    )
     Image.new("L", (8, 8), 7).save(photograph)
     info = ModelInfo(
         name="x", network=None, preprocessing=Preprocessing(image_size=8, resize_size=8, resize=Resize.STRETCH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -17,9 +18,9 @@ INFO = ModelInfo(name="tiny", network=SPEC, preprocessing=PREPROCESSING, labels=
 
 
 @cache
-def tiny_network() -> AlexNet:
+def tiny_network(image_size: int = SPEC.image_size) -> AlexNet:
     """Eight channels everywhere; read it, do not change it."""
-    network = AlexNet(SPEC)
+    network = AlexNet(replace(SPEC, image_size=image_size))
     initialize(network, 0)
     with torch.no_grad():
         network.fc8.bias.copy_(torch.arange(4.0))  # type: ignore[operator, union-attr]
