@@ -75,6 +75,8 @@ def read_graph(path: Path) -> ir.Model:
         if _external_tensors(path, proto):
             onnx.load_external_data_for_model(proto, str(path.parent))
             checked = proto
+        for tensor in _tensors(proto.graph):
+            _require_whole(tensor)
         onnx.checker.check_model(checked, full_check=False)
         if not proto.graph.node or not proto.graph.output:
             raise ValueError("it has no nodes or no outputs")
@@ -101,6 +103,8 @@ def external_files(path: Path) -> list[Path]:
     return [path.parent / name for name in sorted({_location(t) for t in _external_tensors(path, proto)})]
 
 
+# Bits of a number by ONNX's data type; others are rare, and small enough to be read for the question.
+_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16}
 _AGAIN = "export it, or copy it, again"
 
 
@@ -128,6 +132,28 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 yield attribute.t
             for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
                 yield from _tensors(inner)
+
+
+def _require_whole(tensor: onnx.TensorProto) -> None:
+    """Its data are as many as its shape says, which ONNX's checker does not ask.
+
+    Raises:
+        ValueError: They are not.
+    """
+    import onnx
+
+    elements = math.prod(tensor.dims)
+    if any(side < 0 for side in tensor.dims):
+        raise ValueError(f"the constant {tensor.name} has the shape {list(tensor.dims)}")
+    if tensor.HasField("raw_data") and tensor.data_type in _BITS:
+        found, expected = len(tensor.raw_data), -(-elements * _BITS[tensor.data_type] // 8)
+        if found != expected:
+            raise ValueError(f"the constant {tensor.name} of shape {list(tensor.dims)} has {found} bytes")
+    else:
+        try:
+            onnx.numpy_helper.to_array(tensor)
+        except (TypeError, KeyError) as exc:
+            raise ValueError(f"the constant {tensor.name} cannot be read: {exc}") from exc
 
 
 def _location(tensor: onnx.TensorProto) -> str:
@@ -388,7 +414,7 @@ def inferred_copy(model: ir.Model) -> ir.Model:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             copy = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
-    except onnx.shape_inference.InferenceError as exc:
+    except (onnx.shape_inference.InferenceError, ir.serde.SerdeError) as exc:
         raise GraphError(
             "the graph's shapes or types contradict each other",
             got=str(exc).strip().split("\n")[0],

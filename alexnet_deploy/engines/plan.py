@@ -50,7 +50,8 @@ _MOVERS = re.compile(rb"\n\s+function=\{ name=__myl_(?:Cast|Repl|Conc|Tran|Resh|
 _INT4_WEIGHTS = re.compile(
     rb'\n\s+mul=\{ name="int4_block_dq" output=\{"(?P<out>[^"]+)"[^}]*\} input=\{"(?P<weights>[^"]+)"'
 )
-_SOURCE = re.compile(rb"\[ONNX Layer: ([^\]]+)\]")
+# Names have an end, so that text without closing brackets is not searched through over and over.
+_SOURCE = re.compile(rb"\[ONNX Layer: ([^\]\n]{1,1000})\]")
 
 
 def read_plan(data: bytes, layers: Collection[str] = ()) -> Plan:
@@ -64,7 +65,7 @@ def read_plan(data: bytes, layers: Collection[str] = ()) -> Plan:
     Raises:
         EngineError: It is not one, is cut short, or does not show its tensors in the known form.
     """
-    if data[:4] != MAGIC or len(data) < _MASK_OFFSET + 4:
+    if data[:4] != MAGIC or len(data) < _MASK_OFFSET + 8:
         raise EngineError(
             "this is not a TensorRT-RTX engine",
             got=f"{data[:4]!r}, {len(data)} bytes",

@@ -86,17 +86,31 @@ def _from_graph(
 ) -> tuple[Normalised, ModelInfo, NDArray[np.float32], NDArray[np.float32]]:
     from alexnet_deploy.export import run_onnx
     from alexnet_deploy.graph import info_of, input_shape, read_graph, set_info
-    from alexnet_deploy.normalise import normalise
 
     original = read_graph(source)
     _require_fp32(source, original)
     _require_images(source, input_shape(original))
-    result = normalise(original, opset=opset)
+    result = _normalised(source, original, opset)
     _require_finite(source, result.model)
     info = info_of(original) or _guessed_info(source, result.model, preprocessing, voice)
     set_info(result.model, info)
     images = parity_images(info.preprocessing, input_shape(original)[0] or 1)
     return result, info, images, run_onnx(original, images)
+
+
+def _normalised(source: Path, original: ir.Model, opset: int) -> Normalised:
+    """A graph may pass ONNX's checker and contradict itself: what a library then raises is said in our words."""
+    from alexnet_deploy.normalise import normalise
+
+    try:
+        return normalise(original, opset=opset)
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as exc:
+        raise GraphError(
+            f"{source} cannot be brought into the common form",
+            got=f"{type(exc).__name__}: {str(exc).strip().splitlines()[0] if str(exc).strip() else ''}",
+            expected="a graph whose nodes, shapes and constants fit each other",
+            remedy="export it again; where ONNX Runtime runs it, report it with the file",
+        ) from exc
 
 
 def _require_fp32(source: Path, model: ir.Model) -> None:

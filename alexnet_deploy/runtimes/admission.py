@@ -157,7 +157,7 @@ def _facts_of(path: Path, passport: Passport | None) -> dict[str, Any]:
 
 def _wrong_with(facts: dict[str, Any]) -> str | None:
     """The first fact that is not of the kind that an engine's has: its digest says that it is whole, not what it is."""
-    if facts.get("backend") not in _BACKENDS or facts.get("precision") not in set(Precision):
+    if facts.get("backend") not in _BACKENDS or facts.get("precision") not in list(Precision):
         return f"backend {facts.get('backend')!r:.40}, precision {facts.get('precision')!r:.40}"
     texts = [facts.get(name) for name in ("source", "driver", "device", "lrn")]
     options, plan = facts.get("options", {}), facts.get("plan", {})

@@ -117,7 +117,7 @@ def _change_value(random: Random, holder: Any, key: Any, places: list[tuple[Any,
                 )
         case 2 if isinstance(value, bool) or value is None:
             holder[key] = random.choice((True, False, 0, 1, None))
-        case 2 | 3 if isinstance(value, int | float):
+        case 2 | 3 if isinstance(value, int | float) and abs(value) < 2**70:
             holder[key] = random.choice((-value, value + 1, value - 1, value * 2, value * 1e30, value / 3))
         case 2 | 3 if isinstance(value, str):
             holder[key] = random.choice((value + "x", value[:-1], value.upper(), value[::-1], value * 3))
