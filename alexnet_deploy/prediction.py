@@ -108,7 +108,10 @@ def labels_from_file(path: Path) -> tuple[str, ...]:
         raise InputError(f"{path} cannot be read as labels", got=exc, expected="one label a line") from exc
     labels = tuple(line.strip() for line in lines if line.strip())
     # A terminal would act on them.
-    wrong = next((label for label in labels if any(unicodedata.category(letter) == "Cc" for letter in label)), None)
+    wrong = next(
+        (label for label in labels if any(letter != "\t" and unicodedata.category(letter) == "Cc" for letter in label)),
+        None,
+    )
     if wrong is not None or not labels:
         raise InputError(
             f"{path} holds no labels" if wrong is None else f"{path} holds a label that cannot be shown",

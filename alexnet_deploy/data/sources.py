@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from alexnet_deploy.errors import DataError, ImageError, InputError
 
@@ -136,10 +136,12 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                         expected=f"at most {MAX_PIXELS:,} pixels",
                     )
                 return _pixels(image)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+    except ImageError:
+        raise
+    except Exception as exc:  # a damaged file raises whatever its bytes lead Pillow into
         raise ImageError(
             f"{path} cannot be read as an image",
-            got=exc,
+            got=str(exc) or repr(exc),
             remedy="replace or remove the file; commands that read data take --skip-bad",
         ) from exc
 

@@ -17,6 +17,13 @@ TABLE_SCHEMA = 2
 INT8_STEPS = 127
 UINT8_STEPS = 255
 FLOAT8_MAX = 448.0
+# Its product with a weight's scale is a number in FP32 still; activations below it are nothing beside any bias.
+_SMALLEST_SCALE = 2.0**-60
+
+
+def _scale(step: float) -> float:
+    """A step that can be divided by; 1 for a tensor that is always zero."""
+    return max(step, _SMALLEST_SCALE) if step else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +36,18 @@ class Range:
     @property
     def symmetric_scale(self) -> float:
         """`max(|x|) / 127`: one INT8 step where zero is zero; 1 for a tensor that is always zero."""
-        return max(abs(self.minimum), abs(self.maximum)) / INT8_STEPS or 1.0
+        return _scale(max(abs(self.minimum), abs(self.maximum)) / INT8_STEPS)
 
     @property
     def float8_scale(self) -> float:
         """`max(|x|) / 448`, the largest number of FP8 (E4M3); 1 for a tensor that is always zero."""
-        return max(abs(self.minimum), abs(self.maximum)) / FLOAT8_MAX or 1.0
+        return _scale(max(abs(self.minimum), abs(self.maximum)) / FLOAT8_MAX)
 
     @property
     def affine(self) -> tuple[float, int]:
         """Scale and zero point of unsigned 8 bits over the range, widened to hold zero exactly."""
         low, high = min(self.minimum, 0.0), max(self.maximum, 0.0)
-        scale = (high - low) / UINT8_STEPS or 1.0
+        scale = _scale((high - low) / UINT8_STEPS)
         return scale, max(0, min(UINT8_STEPS, round(-low / scale)))
 
 

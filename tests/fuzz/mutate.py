@@ -175,7 +175,7 @@ def png_of(random: Random, data: bytes) -> bytes:
     kind, content = chunks[place]
     match random.randrange(5):
         case 0:
-            sides = b"".join(random.choice(INTEGERS[:16]).to_bytes(4, "big", signed=False) for _ in range(2))
+            sides = b"".join((random.choice(INTEGERS) % 2**32).to_bytes(4, "big") for _ in range(2))
             chunks[0] = (chunks[0][0], sides + chunks[0][1][8:])
         case 1:
             changed = bytearray(chunks[0][1])
