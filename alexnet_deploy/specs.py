@@ -183,7 +183,7 @@ class Preprocessing:
                 expected="'rgb' or 'bgr', and positive std",
             )
         largest = max(abs(number) for number in (self.scale, *self.mean, *self.std))
-        if not (0 < self.scale and min(self.std) >= 1 / LARGEST_FACTOR and largest <= LARGEST_FACTOR):
+        if not (self.scale > 0 and min(self.std) >= 1 / LARGEST_FACTOR and largest <= LARGEST_FACTOR):
             raise InputError(
                 "preprocessing has a number that makes no image",
                 got=f"scale {self.scale}, mean {self.mean}, std {self.std}",

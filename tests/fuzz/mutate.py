@@ -32,8 +32,8 @@ FLOATS = (
     math.nan,
 )
 WORDS = (
-    "", " ", "0", "-1", "1e999", "nan", "null", "x", "..", "../../x", "/", "\x00", "\n", "\ud800", "\u202e", "é", "ﬃ", "a" * 5000,
-    "conv1", "fp32", "tensorrt", "{}", "[]",
+    "", " ", "0", "-1", "1e999", "nan", "null", "x", "..", "../../x", "/", "\x00", "\n", "\ud800", "\u202e", "é", "ﬃ",
+    "a" * 5000, "conv1", "fp32", "tensorrt", "{}", "[]",
 )  # fmt: skip
 _MAGIC = (b"\x00" * 8, b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\x80" + b"\x00" * 7, b"PK\x03\x04", b"\x1f\x8b", b"{}")
 # Python reads nested JSON by recursion: far below and far above what it takes.
@@ -142,7 +142,7 @@ def _change_value(random: Random, holder: Any, key: Any, places: list[tuple[Any,
                     _DEEP,
                     10**400,
                     [0] * 1000,
-                )  # fmt: skip
+                )
             )
 
 

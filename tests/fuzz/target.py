@@ -42,7 +42,7 @@ class Target:
         name: On the command line.
         about: What is changed, what reads it, and what must hold where it is taken.
         seeds: Makes what is changed; called once a process.
-        case: From the seeds, the random numbers of a case and an empty folder: writes, reads, and states what must hold.
+        case: From the seeds, a case's random numbers and an empty folder: writes, reads, and states what must hold.
         cases: How many a test run takes.
     """
 

@@ -13,7 +13,6 @@ from unittest import mock
 from alexnet_deploy import artifacts
 from alexnet_deploy.artifacts import matching_passport, passport_path, read_passport, require_passport, write_passport
 from alexnet_deploy.engines.plan import MAGIC, read_plan
-from alexnet_deploy.errors import AlexnetDeployError, RuntimeUnavailableError
 from alexnet_deploy.inspection import inspect_file
 from alexnet_deploy.prediction import engine_spec
 from alexnet_deploy.runtimes import admission
@@ -98,7 +97,8 @@ def _passport(_seeds: None, random: Random, folder: Path) -> None:
 
 PASSPORTS = Target(
     "passport",
-    "artifacts and passports, with and without the digest that fits: a passport matches the bytes it was written for, alone",
+    "artifacts and passports, with and without the digest that fits: a passport matches the bytes it was "
+    "written for, alone",
     lambda: None,
     _passport,
     1500,

@@ -19,7 +19,7 @@ from alexnet_deploy.network import AlexNet
 from alexnet_deploy.training.state import load_state, save_state
 from alexnet_deploy.variants import VARIANTS
 from alexnet_deploy.weights import load_model, save_checkpoint
-from tests.fuzz.mutate import INTEGERS, bytes_of, json_of, text_of
+from tests.fuzz.mutate import INTEGERS, bytes_of, text_of
 from tests.fuzz.target import Target, require
 from tests.fuzz.targets.networks import INFO, SPEC, tiny_network
 

@@ -28,7 +28,8 @@ from alexnet_deploy.precision.resume import Progress
 from alexnet_deploy.precision.table import CalibrationTable, observed
 from alexnet_deploy.precision.thresholds import Method
 from alexnet_deploy.report.comparison import markdown_from_comparison, print_comparison
-from alexnet_deploy.specs import Preprocessing, Target as Place, fingerprint
+from alexnet_deploy.specs import Preprocessing, fingerprint
+from alexnet_deploy.specs import Target as Place
 from alexnet_deploy.variants import layers_from_network
 from alexnet_deploy.weights import ModelInfo
 from tests.bench.documents import bench_of
@@ -95,7 +96,8 @@ def _require_scales(model: ir.Model) -> None:
 
 TABLES = Target(
     "calibration-table",
-    "calibration tables: bytes, values of other types and sizes, counts of others; a table comes back from its file, has "
+    "calibration tables: bytes, values of other types and sizes, counts of others; a table comes back "
+    "from its file, has "
     "thresholds from 0 to the largest value, and gives Q/DQ scales above 0",
     _table_seeds,
     _table,

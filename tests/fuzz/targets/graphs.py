@@ -106,7 +106,8 @@ def _one_pass(model: ir.Model, reference: Any, seeds: dict[str, Any], random: Ra
 
 GRAPHS = Target(
     "onnx",
-    "ONNX files: bytes and fields; a graph that is exported computes what ONNX Runtime computes of the file, before and "
+    "ONNX files: bytes and fields; a graph that is exported computes what ONNX Runtime computes of the "
+    "file, before and "
     "after LRN is lowered, and every layer of it is quantized",
     _graph_seeds,
     _graph,

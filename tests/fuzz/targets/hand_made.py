@@ -40,7 +40,8 @@ def _head(source: str, *, features: int) -> tuple[list[onnx.NodeProto], Constant
         helper.make_node("Gemm", ["flat", "fc_w", "fc_b"], ["y"], name="fc", transB=1),
     ]
     constants: Constants = {
-        "flat_shape": np.asarray([-1, features], np.int64), "fc_w": _weights(4, features, seed=8), "fc_b": _weights(4, seed=9)
+        "flat_shape": np.asarray([-1, features], np.int64), "fc_w": _weights(4, features, seed=8),
+        "fc_b": _weights(4, seed=9),
     }  # fmt: skip
     return nodes, constants
 
@@ -76,7 +77,8 @@ def _with_torn_lrn() -> onnx.ModelProto:
     ]
     constants |= {
         "one": np.asarray([1], np.int64), "pads": np.asarray([0, 0, 1, 0, 0, 0, 0, 1, 0, 0], np.int64),
-        "alpha": np.asarray(1e-2, np.float32), "bias": np.asarray(2.0, np.float32), "beta": np.asarray(0.75, np.float32),
+        "alpha": np.asarray(1e-2, np.float32), "bias": np.asarray(2.0, np.float32),
+        "beta": np.asarray(0.75, np.float32),
     }  # fmt: skip
     return _model(nodes, constants, [2, 3, SIDE, SIDE], 13)
 

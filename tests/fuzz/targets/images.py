@@ -71,7 +71,8 @@ def _image(seeds: list[bytes], random: Random, folder: Path) -> None:
 
 IMAGES = Target(
     "image",
-    "image files of thirteen forms: bytes, PNG chunks with right check sums, giant sides, bombs; read_image gives uint8 "
+    "image files of thirteen forms: bytes, PNG chunks with right check sums, giant sides, bombs; "
+    "read_image gives uint8 "
     "of bounded size that can be preprocessed",
     _image_seeds,
     _image,
