@@ -194,7 +194,7 @@ def table(by_name: dict[str, Tally]) -> str:
             f"| {name} | {tally.cases:,} | {tally.refused:,} | {tally.accepted:,} | {len(tally.failures):,} "
             f"| {tally.seconds:.1f} | {tally.slowest:.2f} |"
         )
-    every = [tally for tally in by_name.values()]
+    every = list(by_name.values())
     sums = [sum(each) for each in zip(*((t.cases, t.refused, t.accepted, len(t.failures)) for t in every), strict=True)]
     seconds, slowest = sum(t.seconds for t in every), max(t.slowest for t in every)
     rows.append("| all | " + " | ".join(f"{each:,}" for each in sums) + f" | {seconds:.1f} | {slowest:.2f} |")
