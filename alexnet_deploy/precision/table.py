@@ -17,13 +17,13 @@ TABLE_SCHEMA = 2
 INT8_STEPS = 127
 UINT8_STEPS = 255
 FLOAT8_MAX = 448.0
-# Its product with a weight's scale is a number in FP32 still; activations below it are nothing beside any bias.
-_SMALLEST_SCALE = 2.0**-60
+# Graphs hold scales in FP32: of a smaller one nothing would be left, and nothing can be divided by that.
+SMALLEST_SCALE = 2.0**-126
 
 
 def _scale(step: float) -> float:
     """A step that can be divided by; 1 for a tensor that is always zero."""
-    return max(step, _SMALLEST_SCALE) if step else 1.0
+    return max(step, SMALLEST_SCALE) if step else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
