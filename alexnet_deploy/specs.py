@@ -182,8 +182,9 @@ class Preprocessing:
                 got=f"channel_order {self.channel_order!r}, std {self.std}",
                 expected="'rgb' or 'bgr', and positive std",
             )
-        largest = max(abs(number) for number in (self.scale, *self.mean, *self.std))
-        if not (self.scale > 0 and min(self.std) >= 1 / LARGEST_FACTOR and largest <= LARGEST_FACTOR):
+        # A NaN is within no bound.
+        bounded = all(abs(number) <= LARGEST_FACTOR for number in (self.scale, *self.mean, *self.std))
+        if not (bounded and self.scale > 0 and min(self.std) >= 1 / LARGEST_FACTOR):
             raise InputError(
                 "preprocessing has a number that makes no image",
                 got=f"scale {self.scale}, mean {self.mean}, std {self.std}",

@@ -71,6 +71,8 @@ class ArraySource(ImageSource):
             raise DataError(
                 f"{name}: images and labels do not match", got=f"{len(images)} images, {len(labels)} labels"
             )
+        if images[0].size == 0:
+            raise DataError(f"{name}: the images hold no pixels", got=f"sides of {images.shape[1:]}", expected="pixels")
         if int(labels.max()) >= len(self.classes) or int(labels.min()) < 0:
             raise DataError(
                 f"{name}: a label is out of range",

@@ -63,7 +63,7 @@ def _say_nothing() -> None:
 
 
 def _say_too_much() -> None:
-    raise InputError("it is wrong", got="x" * 100_000)
+    raise InputError("it is wrong" * 1000, got="x" * 100_000, expected="y" * 100_000, remedy="z" * 100_000)
 
 
 def _warn() -> None:

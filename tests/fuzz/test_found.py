@@ -15,7 +15,7 @@ from alexnet_deploy.artifacts import passport_path
 from alexnet_deploy.bench.documents import MOST_ROUNDS, read_bench
 from alexnet_deploy.data import sources
 from alexnet_deploy.engines.plan import read_plan
-from alexnet_deploy.errors import ArtifactError, EngineError, GraphError, ImageError, InputError
+from alexnet_deploy.errors import ArtifactError, DataError, EngineError, GraphError, ImageError, InputError
 from alexnet_deploy.graph import info_of, read_graph
 from alexnet_deploy.inspection import inspect_file
 from alexnet_deploy.normalise import normalise
@@ -142,6 +142,12 @@ def test_plans_that_end_in_their_header_have_names_in_no_encoding_or_never_end()
     assert read_plan(data + b"\n  corrltn={ name=x " + b"[ONNX Layer: " * 200_000).size_bytes > len(data)
 
 
+def test_images_without_pixels_are_refused() -> None:
+    with pytest.raises(DataError, match="no pixels") as caught:
+        sources.ArraySource(np.zeros((2, 0, 5), np.uint8), np.zeros(2, np.int64), ("a",), "x")
+    assert caught.value.got and caught.value.expected
+
+
 @pytest.mark.parametrize("content", [b"", b" \n \n", b"a\x1b[2Jb\n", b"\xff\xfea\x00"])
 def test_labels_that_are_none_or_cannot_be_shown(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_bytes(content)
@@ -181,7 +187,7 @@ def test_a_constant_whose_shape_is_not_its_data(shape: list[int], tmp_path: Path
 
 def test_a_graph_whose_shapes_contradict_each_other_is_not_converted(tmp_path: Path) -> None:
     model = onnx.load_from_string(graphs()[1])
-    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(GraphError) as caught:
         normalise(read_graph(tmp_path / "x.onnx"))
