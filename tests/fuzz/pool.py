@@ -63,7 +63,7 @@ class _Process:
         self._arguments = [targets, str(hang_seconds), str(memory_bytes)]
         self._hang_seconds = hang_seconds
         self._process: subprocess.Popen[str] | None = None
-        self._log: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the worker
+        self._log: IO[str] = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by `stop`
 
     def run(self, chunk: Chunk) -> Iterator[Outcome]:
         """The outcomes of a chunk; a case that ends the process is a failure, and the rest goes on in a new one."""
@@ -83,7 +83,9 @@ class _Process:
 
     def _started(self, request: str) -> subprocess.Popen[str]:
         if self._process is None:
-            self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+            # Of this process alone.
+            self._log.seek(0)
+            self._log.truncate()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.fuzz.worker", *self._arguments],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, cwd=_ROOT,
