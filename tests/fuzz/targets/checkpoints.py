@@ -227,7 +227,7 @@ TORCH_FILES = Target(
     "PyTorch files of both forms: bytes, zip members, pickles, tensors of other kinds; as for checkpoints",
     _torch_seeds,
     _torch_file,
-    700,
+    500,
 )
 
 
@@ -264,5 +264,5 @@ TRAINING_STATES = Target(
     "the state of a training run: bytes, header, offsets, position; load_state gives what the next step can be made of",
     _state_seeds,
     _training_state,
-    600,
+    300,
 )

@@ -111,7 +111,7 @@ GRAPHS = Target(
     "after LRN is lowered, and every layer of it is quantized",
     _graph_seeds,
     _graph,
-    1100,
+    700,
 )
 
 
