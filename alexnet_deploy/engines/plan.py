@@ -33,7 +33,7 @@ _TYPES = {
     "e4m3": "fp8",
     "fp8_e4m3": "fp8",
 }
-_TENSOR = re.compile(rb"tensor=\{ (?P<body>[^\n]*?)name=\"(?P<name>[^\"]+)\"(?P<rest>[^\n]*?) type=(?P<type>\w+) \}")
+_TENSOR = re.compile(rb"tensor=\{ (?P<body>[^\n]*?)name=\"(?P<name>[^\"\n]+)\"(?P<rest>[^\n]*?) type=(?P<type>\w+) \}")
 # A convolution or matrix product of its own, one that is fused with what stands around it (a second kernel for the same
 # layer, chosen when the engine runs), and a product of one row that is written out as a kernel.
 _OPERATION = re.compile(
@@ -188,7 +188,8 @@ def _merged(operations: list[_Operation]) -> tuple[PlanLayer, ...]:
 
 
 def _arguments(line: bytes) -> list[bytes]:
-    found = re.search(rb"input(?:_args)?=\{([^}]*)\}", line)
+    # No brace inside, so that one which is never closed is not looked for from every place anew.
+    found = re.search(rb"input(?:_args)?=\{([^{}]*)\}", line)
     return re.findall(rb'"([^"]+)"', found[1]) if found else []
 
 

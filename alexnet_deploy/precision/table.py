@@ -143,6 +143,8 @@ class CalibrationTable:
             values = json.loads(path.read_text())
             if values["schema"] != TABLE_SCHEMA:
                 raise ValueError(f"schema {values['schema']}, and this version reads {TABLE_SCHEMA}")
+            if not 0 < float(values["percentile"]) <= 100:
+                raise ValueError(f"the percentile {values['percentile']}")
             return cls(
                 method=Method(values["method"]),
                 percentile=float(values["percentile"]),

@@ -38,6 +38,8 @@ DEEP = "[" * 100_000 + "]" * 100_000
     ("place", "value"),
     [
         (("percentile",), ENDLESS),
+        (("percentile",), float("-inf")),
+        (("percentile",), 0),
         (("tensors", "x", "min"), ENDLESS),
         (("tensors", "x", "thresholds", "max"), -1.0),
         (("tensors", "x", "thresholds", "mse"), 1e6),
@@ -140,6 +142,7 @@ def test_plans_that_end_in_their_header_have_names_in_no_encoding_or_never_end()
     assert read_plan(profile).layers
     # Ten million steps where the pattern looks once, and 10**13 where it looks over and over.
     assert read_plan(data + b"\n  corrltn={ name=x " + b"[ONNX Layer: " * 200_000).size_bytes > len(data)
+    assert read_plan(data + b"\n  corrltn={ name=x " + b'input={"' * 200_000).size_bytes > len(data)
 
 
 def test_images_without_pixels_are_refused() -> None:
@@ -185,13 +188,17 @@ def test_a_constant_whose_shape_is_not_its_data(shape: list[int], tmp_path: Path
     assert "conv_w" in str(caught.value.got)
 
 
-def test_a_graph_whose_shapes_contradict_each_other_is_not_converted(tmp_path: Path) -> None:
-    model = onnx.load_from_string(graphs()[1])
-    model.graph.value_info.append(onnx.helper.make_tensor_value_info("flat", onnx.TensorProto.FLOAT, []))
-    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(GraphError) as caught:
+def test_a_graph_that_the_converter_finds_contradictory_is_not_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def contradict(*_: object) -> None:
+        raise onnx.shape_inference.InferenceError("differ in rank")
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", contradict)
+    (tmp_path / "x.onnx").write_bytes(graphs()[1])
+    with pytest.raises(GraphError, match="cannot be converted") as caught:
         normalise(read_graph(tmp_path / "x.onnx"))
-    assert caught.value.got
+    assert caught.value.got == "differ in rank"
 
 
 @pytest.mark.parametrize("error", [IndexError, NotImplementedError, OverflowError, MemoryError, KeyError])
