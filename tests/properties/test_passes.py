@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from hypothesis import given, settings
@@ -97,7 +99,7 @@ def networks(draw: st.DrawFn) -> tuple[ir.Model, NDArray[np.float32]]:
     """Convolutions with all that stands between them, flattened and multiplied, with or without a fixed batch."""
     random = np.random.default_rng(draw(st.integers(0, 999)))
     side, channels, value = draw(st.integers(6, 12)), 3, "x"
-    batch = draw(st.sampled_from([1, 2, "N"]))
+    batch: Any = draw(st.sampled_from([1, 2, "N"]))
     nodes, constants = [], {}
     for index in range(draw(st.integers(1, 3))):
         filters = draw(st.integers(1, 6))
@@ -114,7 +116,7 @@ def networks(draw: st.DrawFn) -> tuple[ir.Model, NDArray[np.float32]]:
         nodes.append(helper.make_node("Conv", [value, *parameters], [name], pads=[kernel // 2] * 4))
         value, channels = name, filters
         for op in draw(st.lists(st.sampled_from(["Relu", "Identity", "Dropout", "LRN"]), max_size=3)):
-            attributes = {"size": 3, "alpha": 0.01} if op == "LRN" else {}
+            attributes: dict[str, Any] = {"size": 3, "alpha": 0.01} if op == "LRN" else {}
             nodes.append(helper.make_node(op, [value], [f"{value}{op[0]}"], **attributes))
             value += op[0]
     features = channels * side * side

@@ -106,7 +106,7 @@ PASSPORTS = Target(
 
 
 # One with the GPU and the versions that the passports name.
-_MACHINE = {
+_MACHINE: dict[str, Any] = {
     "count_gpus": lambda: 1, "gpu_sm": lambda: 89, "cuda_driver_version": lambda: "13.0", "gpu_name": lambda: "a card",
     "tensorrt_version": lambda _backend: "1.7.1", "is_installed": lambda _module: True,
 }  # fmt: skip
@@ -131,7 +131,8 @@ def _admit(data: bytes, random: Random, folder: Path) -> None:
     found = admitted_engine(path, spec.runtime, trust=trust)
     if not trust:
         passport = read_passport(path)
-        require(passport is not None and passport.kind == "engine", "an engine without a passport")
+        assert passport is not None
+        require(passport.kind == "engine", "a passport of something else")
         require(hashlib.sha256(found.data).hexdigest() == passport.sha256, "an engine of another passport")
         lenient = found.options.get("version_compatible") or found.options.get("hardware_compatible")
         here = found.facts["version"] == "1.7.1" and "sm89" in found.facts["plan"]["sms"]

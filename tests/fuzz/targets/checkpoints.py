@@ -155,7 +155,7 @@ def _odd_tensor(random: Random, tensor: torch.Tensor) -> Any:
         lambda: None,
         lambda: "text",
     )
-    return random.choice(kinds)()  # type: ignore[no-untyped-call]
+    return random.choice(kinds)()
 
 
 def _torch_bytes(random: Random, seeds: dict[str, torch.Tensor]) -> bytes:

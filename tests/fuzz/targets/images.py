@@ -44,7 +44,7 @@ def _image_seeds() -> list[bytes]:
     return found
 
 
-def _require_image(pixels: np.ndarray) -> None:  # type: ignore[type-arg]
+def _require_image(pixels: np.ndarray) -> None:
     require(pixels.dtype == np.uint8, f"pixels of {pixels.dtype}")
     require(pixels.ndim == 2 or pixels.shape[2:] == (3,), f"an image of shape {pixels.shape}")
     require(0 < pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS, f"an image of shape {pixels.shape}")
