@@ -15,7 +15,8 @@ from alexnet_deploy.artifacts import passport_path
 from alexnet_deploy.bench.documents import MOST_ROUNDS, read_bench
 from alexnet_deploy.data import sources
 from alexnet_deploy.engines.plan import read_plan
-from alexnet_deploy.errors import ArtifactError, DataError, EngineError, GraphError, ImageError, InputError
+from alexnet_deploy.errors import ArtifactError, DataError, EngineError, GraphError, ImageError, InputError, ParityError
+from alexnet_deploy.export import parity, require_parity
 from alexnet_deploy.graph import info_of, read_graph
 from alexnet_deploy.inspection import inspect_file
 from alexnet_deploy.normalise import normalise
@@ -254,3 +255,10 @@ def test_a_training_state_that_is_not_whole(name: str, tmp_path: Path) -> None:
 def test_an_error_quotes_no_more_than_a_person_reads_and_nothing_that_a_terminal_acts_on() -> None:
     text = str(InputError("it is wrong\x1b[2J", got="x" * 100_000, expected="\x07"))
     assert len(text) < 1200 and "\x1b" not in text and "\x07" not in text and "\\x1b" in text
+
+
+def test_outputs_that_are_infinite_on_both_sides_are_refused_without_a_librarys_warning() -> None:
+    endless = np.full((2, 3), np.inf, np.float32)
+    with pytest.raises(ParityError) as caught:
+        require_parity(parity(endless, endless, 1e-4), "the graph")
+    assert caught.value.remedy

@@ -185,8 +185,7 @@ def _loadgen(names: list[str], random: Random, folder: Path) -> None:
     path = random.choice([*files, *(file for file in files if "detail" in file.name)])
     if "detail" in path.name and random.randrange(4):
         lines = path.read_text().splitlines()
-        for _ in range(random.choice((1, 1, 4))):
-            at = random.randrange(len(lines))
+        for at in random.sample(range(len(lines)), random.choice((1, 1, 4))):
             mark, _, rest = lines[at].partition(" ")
             lines[at] = (
                 f"{mark} {text_of(random, json.loads(rest)).decode(errors='replace')}" if rest[:1] == "{" else rest
