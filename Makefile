@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: help setup demo test check format gpu-check bench peers lrn-table clean
+.PHONY: help setup demo test fuzz check format gpu-check bench peers lrn-table clean
 
 help:
 	@echo "make demo       set up, then take the shipped model the whole way to a report (artifacts/report.html)"
 	@echo "make test       set up, then run the tests"
+	@echo "make fuzz       ten minutes of damaged files of every kind (FUZZ_SECONDS=60 for less)"
 	@echo "make check      lint, formatting, types"
 	@echo "make bench      measure this machine anew and record it in benchmarks/results/"
 	@echo "make peers      measure against torch's export, quantize_static, NNCF and modelopt (some 14 GB of disk, once)"
@@ -29,6 +30,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+FUZZ_SECONDS ?= 600
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 check: setup
 	$(BIN)/ruff check .

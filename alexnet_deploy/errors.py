@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from alexnet_deploy.printable import printable_lines
 
+# Longer than any message of ours that lists layers or files.
+_LONGEST_QUOTE = 1000
 # One that was interrupted ends with 128 and the signal, as shells count it.
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_GATE = 0, 1, 2, 3
 
@@ -45,10 +47,16 @@ class AlexnetDeployError(Exception):
 
     def __str__(self) -> str:
         parts = [("got", self.got), ("expected", self.expected), ("remedy", self.remedy)]
-        found = [(label, str(value)) for label, value in parts if value is not None]
+        found = [(label, _quoted(value)) for label, value in parts if value is not None]
         # A text from a file must not look like the next part.
-        lines = [self.problem, *(f"  {label}: {value}".replace("\n", "\n    ") for label, value in found)]
+        lines = [_quoted(self.problem), *(f"  {label}: {value}".replace("\n", "\n    ") for label, value in found)]
         return printable_lines("\n".join(lines))
+
+
+def _quoted(value: object) -> str:
+    """What a message quotes of a damaged file has an end."""
+    text = str(value)
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]} …"
 
 
 class InputError(AlexnetDeployError):

@@ -340,7 +340,7 @@ def inferred_copy(model: ir.Model) -> ir.Model:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             copy = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
-    except onnx.shape_inference.InferenceError as exc:
+    except (onnx.shape_inference.InferenceError, ir.serde.SerdeError) as exc:
         raise GraphError(
             "the graph's shapes or types contradict each other",
             got=str(exc).strip().split("\n")[0],

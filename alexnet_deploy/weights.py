@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -174,10 +175,11 @@ def load_model(model: str, *, variant: str | None = None) -> tuple[AlexNet, Mode
     from alexnet_deploy.network import AlexNet
 
     tensors, info = _read_model(model, variant)
+    spec = network_of(info, model)
     # Before a network of the size that the file claims is made.
-    _check_tensors(model, tensors, network_of(info, model))
-    network = AlexNet(network_of(info, model))
-    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    _check_tensors(model, tensors, spec)
+    network = AlexNet(spec)
+    network.load_state_dict({name: _finite(model, name, tensor) for name, tensor in tensors.items()})
     network.eval()
     return network, info
 
@@ -235,6 +237,28 @@ def _shapes_of(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
             (f"{layer.name}.bias", layer.weight_shape[:1]),
         )
     }
+
+
+def _finite(model: str, name: str, tensor: Tensor) -> Tensor:
+    """In FP32, all of it numbers."""
+    import torch
+
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        raise WeightsError(
+            f"{name} of {model} is not a plain tensor",
+            got=f"{tensor.dtype}, {tensor.layout}, on {tensor.device}",
+            expected="real numbers, all of them stored",
+        )
+    values = tensor.float()
+    # In one pass and without a copy: a NaN is both the smallest and the largest value.
+    if values.numel() and not all(math.isfinite(end) for end in torch.aminmax(values.detach())):
+        raise WeightsError(
+            f"{name} of {model} holds values that are not finite",
+            got="NaN or an infinity in FP32",
+            expected="numbers",
+            remedy="take a checkpoint from before the training diverged, or fetch the file again",
+        )
+    return values
 
 
 def require_checkpoint_name(path: Path) -> None:
@@ -316,7 +340,8 @@ def _dense_from_sparse(path: Path, name: str, shape: list[int], tensors: dict[st
     require_within(f"{path}: the sparse tensor {name}", 4 * count, MAX_CHECKPOINT_BYTES, "bytes", WeightsError)
     packed, nonzero = tensors.pop(f"{name}.mask"), tensors.pop(f"{name}.nonzero")
     mask = torch.from_numpy(np.unpackbits(packed.numpy())[:count].astype(bool))
-    if nonzero.dim() != 1 or mask.numel() != count or int(mask.sum()) != nonzero.numel():
+    fits = nonzero.dim() == 1 and mask.numel() == count and int(mask.sum()) == nonzero.numel()
+    if not fits or any(side < 0 for side in shape):
         raise WeightsError(f"{path}: the sparse tensor {name} is damaged", remedy="fetch the file again")
     flat = torch.zeros(count, dtype=nonzero.dtype)
     flat[mask] = nonzero
@@ -337,8 +362,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelInfo | None]:
         tensors = load(data)
         require_within(f"the checkpoint {path}", len(tensors), MAX_CHECKPOINT_TENSORS, "tensors")
         metadata = _safetensors_metadata(data)
-    except (OSError, ValueError, SafetensorError) as exc:
-        raise InputError(f"{path} cannot be read as a checkpoint", got=exc, remedy="fetch or train it again") from exc
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, SafetensorError) as exc:
+        raise InputError(
+            f"{path} cannot be read as a checkpoint", got=str(exc) or repr(exc), remedy="fetch or train it again"
+        ) from exc
     if _METADATA_KEY not in metadata:
         return tensors, None
     try:
@@ -350,7 +377,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelInfo | None]:
         for name, shape in sparse.items():
             tensors[name] = _dense_from_sparse(path, name, shape, tensors)
         return tensors, info
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as exc:
         raise InputError(f"{path}: its description cannot be read", got=repr(exc)) from exc
 
 
@@ -365,7 +392,10 @@ def _tensors_from_torch_file(path: Path) -> dict[str, Tensor]:
 
     require_plain_archive(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of how torch would like files to be written, which whoever reads one cannot change.
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # a damaged file raises whatever its bytes lead torch into
         raise InputError(
             f"{path} cannot be read as weights",

@@ -72,6 +72,8 @@ class ArraySource(ImageSource):
             raise DataError(
                 f"{name}: images and labels do not match", got=f"{len(images)} images, {len(labels)} labels"
             )
+        if images[0].size == 0:
+            raise DataError(f"{name}: the images hold no pixels", got=f"sides of {images.shape[1:]}", expected="pixels")
         if int(labels.max()) >= len(self.classes) or int(labels.min()) < 0:
             raise DataError(
                 f"{name}: a label is out of range",
@@ -127,7 +129,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Of bombs, which are refused here, and of metadata that is damaged where the pixels are not.
+            warnings.simplefilter("ignore")
             with opened(path, MAX_IMAGE_BYTES) as file, Image.open(file, formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(
@@ -136,11 +139,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                         expected=f"at most {MAX_PIXELS:,} pixels",
                     )
                 return _pixels(image)
+    except ImageError:
+        raise
     except InputError as exc:
         raise ImageError(f"{path} cannot be read as an image", got=exc.got, expected=exc.expected) from exc
-    except (
-        OSError, UnidentifiedImageError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError,
-    ) as exc:  # fmt: skip
+    except Exception as exc:  # a damaged file raises whatever its bytes lead Pillow into
         raise ImageError(
             f"{path} cannot be read as an image",
             got=_without_address(exc),

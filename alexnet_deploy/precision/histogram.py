@@ -180,7 +180,21 @@ class Histogram:
         )
         if found.digest != values["sha256"]:
             raise ValueError("a histogram does not have its hash")
+        if any(math.isnan(end) for end in (minimum, maximum)) or not found._fits_range():
+            raise ValueError(f"a histogram whose values do not go from {minimum} to {maximum}")
         return found
+
+    def _fits_range(self) -> bool:
+        """Whether smallest and largest value lie in the outermost bins that hold something."""
+        if not self.minimum <= self.maximum:
+            return not self.magnitudes.any()
+        sides = ((self.maximum, self.maximum >= 0, self.positive), (-self.minimum, self.minimum < 0, self.negative))
+        return all(
+            int(np.flatnonzero(counts)[-1]) == math.floor(end / self.width)
+            if reached and counts.any()
+            else not (reached or counts.any())
+            for end, reached, counts in sides
+        )
 
     def __eq__(self, other: object) -> bool:
         """Whether width, counts and ranges are the same."""

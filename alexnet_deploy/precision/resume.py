@@ -44,11 +44,16 @@ class Progress:
                 return fresh
             if values["request"] != self.request or list(values["tensors"]) != names:
                 return fresh
-            return int(values["done"]), {
+            done, tensors = values["done"], values["tensors"]
+            histograms = {
                 name: Histogram.from_json(entry, float(entry["min"]), float(entry["max"]))
-                for name, entry in values["tensors"].items()
+                for name, entry in tensors.items()
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            # What is kept has seen images, and values in every tensor.
+            if not isinstance(done, int) or done < 1 or not all(h.magnitudes.any() for h in histograms.values()):
+                return fresh
+            return done, histograms
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             # A file cut short by what interrupted the run is as good as none.
             return fresh
 

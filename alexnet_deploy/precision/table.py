@@ -17,6 +17,13 @@ TABLE_SCHEMA = 2
 INT8_STEPS = 127
 UINT8_STEPS = 255
 FLOAT8_MAX = 448.0
+# Graphs hold scales in FP32: of a smaller one nothing would be left, and nothing can be divided by that.
+SMALLEST_SCALE = 2.0**-126
+
+
+def _scale(step: float) -> float:
+    """A step that can be divided by; 1 for a tensor that is always zero."""
+    return max(step, SMALLEST_SCALE) if step else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +36,18 @@ class Range:
     @property
     def symmetric_scale(self) -> float:
         """`max(|x|) / 127`: one INT8 step where zero is zero; 1 for a tensor that is always zero."""
-        return max(abs(self.minimum), abs(self.maximum)) / INT8_STEPS or 1.0
+        return _scale(max(abs(self.minimum), abs(self.maximum)) / INT8_STEPS)
 
     @property
     def float8_scale(self) -> float:
         """`max(|x|) / 448`, the largest number of FP8 (E4M3); 1 for a tensor that is always zero."""
-        return max(abs(self.minimum), abs(self.maximum)) / FLOAT8_MAX or 1.0
+        return _scale(max(abs(self.minimum), abs(self.maximum)) / FLOAT8_MAX)
 
     @property
     def affine(self) -> tuple[float, int]:
         """Scale and zero point of unsigned 8 bits over the range, widened to hold zero exactly."""
         low, high = min(self.minimum, 0.0), max(self.maximum, 0.0)
-        scale = (high - low) / UINT8_STEPS or 1.0
+        scale = _scale((high - low) / UINT8_STEPS)
         return scale, max(0, min(UINT8_STEPS, round(-low / scale)))
 
 
@@ -90,6 +97,9 @@ class Observed:
         thresholds = {m: float(values["thresholds"][m.value]) for m in Method}
         if not all(math.isfinite(number) for number in (histogram.minimum, histogram.maximum, *thresholds.values())):
             raise ValueError("a number is not finite")
+        largest = max(-histogram.minimum, histogram.maximum, 0.0)
+        if not all(0 <= limit <= largest for limit in thresholds.values()):
+            raise ValueError(f"thresholds that are not from 0 to {largest}, the largest value")
         return cls(histogram=histogram, thresholds=thresholds)
 
 
@@ -142,6 +152,8 @@ class CalibrationTable:
             if values["schema"] != TABLE_SCHEMA:
                 raise ValueError(f"schema {values['schema']}, and this version reads {TABLE_SCHEMA}")
             require_within(f"the calibration table {path}", len(values["tensors"]), MAX_TABLE_TENSORS, "tensors")
+            if not 0 < float(values["percentile"]) <= 100:
+                raise ValueError(f"the percentile {values['percentile']}")
             return cls(
                 method=Method(values["method"]),
                 percentile=float(values["percentile"]),
@@ -150,7 +162,7 @@ class CalibrationTable:
                 preprocessing=str(values["preprocessing"]),
                 images=tuple(str(digest) for digest in values["images_sha256"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
             raise InputError(
                 f"{path} cannot be read as a calibration table", got=repr(exc), remedy="run `alexnet-deploy calibrate`"
             ) from exc

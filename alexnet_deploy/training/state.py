@@ -14,6 +14,7 @@ import torch
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.files import write_bytes
+from alexnet_deploy.limits import json_from_text
 
 if TYPE_CHECKING:
     from alexnet_deploy.network import AlexNet
@@ -63,6 +64,28 @@ def load_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, f
             expected=position["fingerprint"],
             remedy="give the options it was started with, or leave out --resume to start anew",
         )
+    try:
+        _restore(network, optimizer, tensors)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as exc:
+        raise InputError(
+            f"the run at {path} does not fit its own options: it is damaged",
+            got=str(exc).strip().split("\n")[-1].strip(),
+            remedy="leave out --resume to start anew",
+        ) from exc
+    return position
+
+
+def _is_position(values: Any) -> bool:
+    return (
+        isinstance(values, dict)
+        and isinstance(values.get("fingerprint"), str)
+        and isinstance(values.get("step"), int)
+        and values["step"] >= 0
+        and isinstance(values.get("validation_top1"), float | None)
+    )
+
+
+def _restore(network: AlexNet, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     network.load_state_dict(_weights_of(tensors))
     state: dict[int, dict[str, torch.Tensor]] = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -70,13 +93,16 @@ def load_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, f
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             parameter = parameters[int(index)]
+            if tensor.dim() and tensor.shape != parameter.shape:
+                raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
             if tensor.shape == parameter.shape:
                 # Fused optimizers walk over memory, not over elements: the strides must be the parameter's.
                 tensor = torch.empty_like(parameter).copy_(tensor)
             state.setdefault(int(index), {})[key] = tensor
+    if len({frozenset(held) for held in state.values()}) > 1 or len(state) not in (0, len(parameters)):
+        raise ValueError("the optimizer's state is not whole")
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return position
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -84,9 +110,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            position: dict[str, Any] = json.loads(file.metadata()[_KEY])
+            position: dict[str, Any] = json_from_text(file.metadata()[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as exc:
+        if not _is_position(position):
+            raise ValueError("its position is none")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as exc:
         raise InputError(
             f"there is no run to resume at {path}", got=exc, remedy="leave out --resume to start anew"
         ) from exc
