@@ -7,7 +7,6 @@ import errno
 import fcntl
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -87,7 +86,7 @@ def _owner() -> dict[str, Any]:
     return {
         "command": command,
         "pid": os.getpid(),
-        "host": socket.gethostname(),
+        "host": os.uname().nodename,
         "since": datetime.now(UTC).isoformat(),
     }
 

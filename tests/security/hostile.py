@@ -265,7 +265,9 @@ def histogram(counts: NDArray[np.int64] | bytes | None = None) -> dict[str, Any]
     """An entry of a table: right, or with counts that unpack to something else."""
     from alexnet_deploy.precision.histogram import Histogram
 
-    values: dict[str, Any] = Histogram(minimum=0.0, maximum=1.0).to_json()
+    right = Histogram()
+    right.add(np.asarray([0, 1], np.float32))
+    values: dict[str, Any] = right.to_json()
     if counts is not None:
         raw = counts if isinstance(counts, bytes) else counts.astype("<i8").tobytes()
         values["counts"] = base64.b64encode(zlib.compress(raw, 9)).decode()

@@ -145,7 +145,7 @@ def test_predict_shows_names_and_labels_as_they_are(shown: Callable[..., str], t
 def test_labels_from_a_file_are_shown_as_they_are(shown: Callable[..., str], tmp_path: Path) -> None:
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "x.png")
     labels = tmp_path / "labels.txt"
-    labels.write_text("\n".join(f"{index} \x1b[2J\u202e" for index in range(10)))
+    labels.write_text("\n".join(f"{index} \u202e[bold]" for index in range(10)))
     model = checkpoint(tmp_path)
     options = ["--model", model, "--labels", labels, "--quiet", "--workdir", tmp_path / "w"]
     assert_plain(shown("predict", tmp_path / "x.png", *options))
