@@ -87,7 +87,7 @@ def installed(path: list[str] | None = None) -> Installed:
         InputError: One is there twice, so that nobody knows which files are whose.
     """
     found: Installed = {}
-    for distribution in metadata.distributions(**({} if path is None else {"path": path})):
+    for distribution in metadata.distributions() if path is None else metadata.distributions(path=path):
         name = canonicalize_name(distribution.metadata["Name"])
         # The same folder may stand in sys.path twice; another one of the same name is a leftover.
         if name in found and found[name].locate_file("") == distribution.locate_file(""):

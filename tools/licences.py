@@ -57,13 +57,12 @@ def licence_findings(declared: list[Dependency], environment: Installed) -> tupl
 
 def identifiers(distribution: metadata.Distribution, name: NormalizedName) -> set[str]:
     """The SPDX identifiers that a distribution's metadata comes to; its own words where they come to none."""
-    facts = distribution.metadata
+    facts = distribution.metadata.json
     if name in STATED:
         return {STATED[name]}
-    expression = facts.get("License-Expression")
-    if expression:
-        return set(re.findall(r"[\w.+-]+", expression)) - {"AND", "OR", "WITH"}
-    classified = [line.split(" :: ")[-1] for line in facts.get_all("Classifier", []) if line.startswith("License ::")]
+    if "license_expression" in facts:
+        return set(re.findall(r"[\w.+-]+", str(facts["license_expression"]))) - {"AND", "OR", "WITH"}
+    classified = [line.split(" :: ")[-1] for line in facts.get("classifier", []) if line.startswith("License ::")]
     # Older metadata has the whole text under License, of which the first line says nothing.
-    said = classified or [facts.get("License") or "none stated"]
+    said = classified or [str(facts.get("license", "none stated"))]
     return {SPOKEN.get(words, words if len(words) < 80 else "a text of its own") for words in said}
