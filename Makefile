@@ -47,7 +47,7 @@ format: setup
 
 audit: setup
 	$(BIN)/python -m tools.audit --complete
-	@echo "Where a network is: pipx run pip-audit --no-deps --disable-pip --requirement constraints/measured.txt"
+	@echo "Where a network is: pipx run pip-audit --no-deps --requirement constraints/measured.txt"
 
 constraints: setup
 	$(BIN)/python -m tools.constraints

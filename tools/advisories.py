@@ -34,10 +34,11 @@ class Range:
 
     def meets(self, dependency: Dependency) -> bool:
         """Whether a version that the bounds admit is affected."""
-        if dependency.upper is None:
-            return self.holds(dependency.lower)
-        starts_below = self.introduced < dependency.upper
-        return starts_below and (self.introduced >= dependency.lower or self.holds(dependency.lower))
+        # The first version that both know, if there is one.
+        start = max(self.introduced, dependency.lower)
+        return self.holds(start) and (
+            start == dependency.lower if dependency.upper is None else start < dependency.upper
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from packaging.utils import NormalizedName
 from tools.declared import DEV, Dependency, Installed, closure
 from tools.records import Finding
 
-# SPDX identifiers: to use and to hand on, with the text. The weak copyleft of MPL-2.0 binds its own files alone.
+# SPDX identifiers: to use and to hand on, with the text.
 ALLOWED = frozenset(
     {
         "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "LLVM-exception", "MIT", "MIT-CMU",
-        "MPL-2.0", "PSF-2.0", "Zlib",
+        "PSF-2.0", "Zlib",
     }
 )  # fmt: skip
 # What metadata says in words of its own.
@@ -25,7 +25,6 @@ SPOKEN = {
     "BSD": "BSD-3-Clause",
     "BSD License": "BSD-3-Clause",
     "MIT License": "MIT",
-    "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "Python Software Foundation License": "PSF-2.0",
 }
 # NVIDIA's terms, not free software: used where the user has accepted them by installing, never handed on by us.
