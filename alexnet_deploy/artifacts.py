@@ -1,113 +1,20 @@
-"""Files that the stages hand to each other: written whole, hashed, and with a passport beside them."""
+"""Passports: what is known of an artifact, beside it in a file of its own, and how the two are written together."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from alexnet_deploy import __version__
 from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.files import atomic_path, fill, sha256_of, write_json
+from alexnet_deploy.limits import MAX_PASSPORT_BYTES, bounded_json
 
-_CHUNK_BYTES = 1 << 20
 PASSPORT_SCHEMA = 2
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file; read once for as long as its size, time and inode stay the same."""
-    status = path.stat()
-    return _sha256_of(path, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _sha256_of(path: Path, *_identity: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in the same folder, which becomes `path` when the block ends well.
-
-    A reader sees the old file or the new one, never half of one; on an error nothing is left behind.
-
-    Raises:
-        ArtifactError: The folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-    except OSError as exc:
-        raise _cannot_write(path, exc) from exc
-    temporary = Path(name)
-    try:
-        yield temporary
-        _publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def require_writable(folder: Path) -> None:
-    """Makes the folder and checks that a file can be written there: before the work, not after it.
-
-    Raises:
-        ArtifactError: It cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".probe", dir=folder)
-        os.close(handle)
-        os.unlink(name)
-    except OSError as exc:
-        raise _cannot_write(folder, exc) from exc
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    try:
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as exc:
-        raise _cannot_write(path, exc) from exc
-
-
-def _cannot_write(path: Path, exc: OSError) -> ArtifactError:
-    return ArtifactError(
-        f"{path} cannot be written", got=exc.strerror or exc, remedy="name another folder with --workdir or --output"
-    )
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file whole."""
-    with atomic_path(path) as temporary:
-        try:
-            temporary.write_bytes(data)
-        except OSError as exc:
-            raise _cannot_write(path, exc) from exc
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes a JSON document whole."""
-    write_bytes(path, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +62,9 @@ def passport_path(artifact: Path) -> Path:
     return artifact.with_name(artifact.name + ".json")
 
 
-def write_passport(
+def write_artifact(
     artifact: Path,
+    data: bytes,
     *,
     kind: str,
     parents: Sequence[Path] = (),
@@ -164,23 +72,52 @@ def write_passport(
     facts: dict[str, Any] | None = None,
     tools: dict[str, str] | None = None,
 ) -> Passport:
-    """Hashes `artifact` and writes its passport."""
-    passport = Passport(
+    """Writes a file and its passport.
+
+    The passport comes first, since two files cannot change at once: whatever ends the command in between, the file that
+    is there does not match, and is made again. The other way round it would be a file that nobody vouches for.
+
+    Raises:
+        ArtifactError: One of them cannot be written.
+    """
+    with atomic_path(artifact) as temporary:
+        fill(temporary, artifact, data)
+        passport = passport_of(temporary, kind=kind, parents=parents, request=request, facts=facts, tools=tools)
+        write_json(passport_path(artifact), passport.to_json())
+    return passport
+
+
+def write_passport(artifact: Path, *, kind: str, **known: Any) -> Passport:
+    """Writes the passport of a file that is there already; arguments as of `passport_of`."""
+    passport = passport_of(artifact, kind=kind, **known)
+    write_json(passport_path(artifact), passport.to_json())
+    return passport
+
+
+def passport_of(
+    file: Path,
+    *,
+    kind: str,
+    parents: Sequence[Path] = (),
+    request: str = "",
+    facts: dict[str, Any] | None = None,
+    tools: dict[str, str] | None = None,
+) -> Passport:
+    """Hashes a file and its parents."""
+    return Passport(
         kind=kind,
-        sha256=sha256_of(artifact),
+        sha256=sha256_of(file),
         parents=tuple((parent.name, sha256_of(parent)) for parent in parents),
         request=request,
         facts=facts or {},
         tools={"alexnet-deploy": __version__, **(tools or {})},
     )
-    write_json(passport_path(artifact), passport.to_json())
-    return passport
 
 
 def read_passport(artifact: Path) -> Passport | None:
     """Reads the passport, or None where there is none, it is not one, or it was changed."""
     try:
-        values = json.loads(passport_path(artifact).read_text())
+        values = bounded_json(passport_path(artifact), MAX_PASSPORT_BYTES)
         if values["schema"] != PASSPORT_SCHEMA or values["digest"] != _digest_of(values):
             return None
         return Passport(
@@ -191,7 +128,7 @@ def read_passport(artifact: Path) -> Passport | None:
             facts=dict(values["facts"]),
             tools=dict(values["tools"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError):
         return None
 
 
@@ -199,12 +136,6 @@ def matching_passport(artifact: Path) -> Passport | None:
     """The passport of a file that is there and whole; None otherwise."""
     passport = read_passport(artifact) if artifact.is_file() else None
     return passport if passport is not None and passport.sha256 == sha256_of(artifact) else None
-
-
-def fits(artifact: Path, request: str) -> bool:
-    """Whether `artifact` is there, whole, and was made for this request."""
-    passport = matching_passport(artifact)
-    return passport is not None and passport.request == request
 
 
 def require_passport(artifact: Path, *, because: str) -> Passport:

@@ -7,6 +7,7 @@ AlexnetDeployError                 exit 1
 │   └── ImageError                 exit 1   one image is damaged
 ├── WeightsError                   exit 1   a checkpoint does not fit the network
 ├── TrainingError                  exit 1   training cannot go on
+│   └── DivergedError              exit 1   the loss or a weight is not finite any more
 ├── GraphError                     exit 1   an ONNX graph is not what a stage requires
 ├── ArtifactError                  exit 1   an artifact cannot be written, or its passport does not match it
 ├── EngineError                    exit 1   an engine cannot be built or read
@@ -20,7 +21,12 @@ AlexnetDeployError                 exit 1
 
 from __future__ import annotations
 
-EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_GATE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+from alexnet_deploy.printable import printable_lines
+
+# Longer than any message of ours that lists layers or files.
+_LONGEST_QUOTE = 1000
+# One that was interrupted ends with 128 and the signal, as shells count it.
+EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_GATE = 0, 1, 2, 3
 
 
 class AlexnetDeployError(Exception):
@@ -41,7 +47,16 @@ class AlexnetDeployError(Exception):
 
     def __str__(self) -> str:
         parts = [("got", self.got), ("expected", self.expected), ("remedy", self.remedy)]
-        return "\n".join([self.problem] + [f"  {label}: {value}" for label, value in parts if value is not None])
+        found = [(label, _quoted(value)) for label, value in parts if value is not None]
+        # A text from a file must not look like the next part.
+        lines = [_quoted(self.problem), *(f"  {label}: {value}".replace("\n", "\n    ") for label, value in found)]
+        return printable_lines("\n".join(lines))
+
+
+def _quoted(value: object) -> str:
+    """What a message quotes of a damaged file has an end."""
+    text = str(value)
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]} …"
 
 
 class InputError(AlexnetDeployError):
@@ -68,6 +83,16 @@ class WeightsError(AlexnetDeployError):
 
 class TrainingError(AlexnetDeployError):
     """Training cannot start or go on."""
+
+
+class DivergedError(TrainingError):
+    """The loss or a weight is not finite any more.
+
+    Attributes:
+        last_good: Step of the weights that the network was put back to; None where none were kept.
+    """
+
+    last_good: int | None = None
 
 
 class GraphError(AlexnetDeployError):

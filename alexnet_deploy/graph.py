@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_deploy.artifacts import write_bytes
 from alexnet_deploy.errors import GraphError, InputError
+from alexnet_deploy.files import write_bytes
+from alexnet_deploy.graph_guard import external_tensors, onnx_bytes, proto_from_bytes, read_proto, require_sound
+from alexnet_deploy.limits import MAX_DESCRIPTION_CHARACTERS, MAX_RESULT_BYTES, json_from_text, require_within
 from alexnet_deploy.weights import ModelInfo
 
 if TYPE_CHECKING:
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-# protobuf's own limit; AlexNet in FP32 is 244 MB.
-MAX_ONNX_BYTES = 2_000_000_000
 _INFO_KEY = "alexnet_deploy.model"
 INPUT_NAME = "input"
 # ONNX's version converter starts here.
@@ -50,29 +50,20 @@ def read_graph(path: Path) -> ir.Model:
     """Opens an ONNX file.
 
     Raises:
-        InputError: It is missing, empty, too large, not ONNX, of another operator set, keeps its weights in a file that
-            is not there or not in its folder, or fails ONNX's checker.
+        InputError: It is missing, empty, not ONNX, of another operator set, asks for more than `limits` allows, keeps
+            its weights in a file that is not there or not in its folder, or fails ONNX's checker.
     """
     import onnx
     import onnx_ir as ir
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    if not path.is_file():
-        raise InputError(f"there is no ONNX file {str(path)!r}", remedy="check the path")
-    size = path.stat().st_size
-    if not 0 < size <= MAX_ONNX_BYTES:
-        problem = "too large" if size else "empty"
-        raise InputError(f"{path} is {problem}", got=f"{size} bytes", expected=f"1 to {MAX_ONNX_BYTES}")
+    data = onnx_bytes(path)
+    proto = proto_from_bytes(data, str(path))
+    _require_known_opset(path, proto)
+    require_sound(path, proto)
     try:
-        data = path.read_bytes()
-        try:
-            proto = onnx.load_from_string(data)
-        except DecodeError as exc:
-            raise InputError(f"{path} is not an ONNX file, or cut short", got=f"{size} bytes", remedy=_AGAIN) from exc
-        _require_known_opset(path, proto)
         # The checker reads bytes as they are; a model it would have to serialize first.
         checked: bytes | onnx.ModelProto = data
-        if _external_tensors(path, proto):
+        if external_tensors(path, proto):
             onnx.load_external_data_for_model(proto, str(path.parent))
             checked = proto
         onnx.checker.check_model(checked, full_check=False)
@@ -86,19 +77,16 @@ def read_graph(path: Path) -> ir.Model:
 
 
 def external_files(path: Path) -> list[Path]:
-    """The files beside an ONNX file in which it keeps weights; none where it cannot be read, which `read_graph` says.
+    """The files beside an ONNX file in which it keeps weights; none where it cannot be parsed, which `read_graph` says.
 
     Raises:
         InputError: One is missing, or outside its folder.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
-
     try:
-        proto = onnx.load(str(path), load_external_data=False)
-    except (OSError, ValueError, DecodeError):
+        proto = read_proto(path)
+    except InputError:
         return []
-    return [path.parent / name for name in sorted({_location(t) for t in _external_tensors(path, proto)})]
+    return [path.parent / name for name in sorted({name for _, name in external_tensors(path, proto)})]
 
 
 _AGAIN = "export it, or copy it, again"
@@ -116,43 +104,6 @@ def _require_known_opset(path: Path, proto: onnx.ModelProto) -> None:
             expected=f"opset {OLDEST_OPSET} to {newest}",
             remedy="export it for one of these, or update the package onnx",
         )
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """What may keep its data outside: constants of the graph, of its nodes, and of the graphs inside them."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from attribute.tensors
-            if attribute.HasField("t"):
-                yield attribute.t
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _tensors(inner)
-
-
-def _location(tensor: onnx.TensorProto) -> str:
-    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-
-
-def _external_tensors(path: Path, proto: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """Those whose data lies in the file's folder: anything else would let a model read what it likes."""
-    import onnx
-
-    folder = path.parent.resolve()
-    tensors = [each for each in _tensors(proto.graph) if onnx.external_data_helper.uses_external_data(each)]
-    for tensor in tensors:
-        location = _location(tensor)
-        file = folder / location
-        if not location or not file.resolve().is_relative_to(folder):
-            raise InputError(
-                f"{path} keeps weights outside its folder", got=f"{tensor.name} in {location!r}",
-                expected="a file beside it, named without .. and without a root",
-            )  # fmt: skip
-        if not file.is_file():
-            raise InputError(
-                f"{path} keeps its weights in {location}, which is not there", remedy="copy both into one folder"
-            )
-    return tensors
 
 
 def graph_bytes(model: ir.Model) -> bytes:
@@ -208,8 +159,9 @@ def info_of(model: ir.Model) -> ModelInfo | None:
     text = model.metadata_props.get(_INFO_KEY)
     if text is None:
         return None
+    require_within("the graph's description", len(text), MAX_DESCRIPTION_CHARACTERS, "characters")
     try:
-        return ModelInfo.from_json(json.loads(text))
+        return ModelInfo.from_json(json_from_text(text))
     except ValueError as exc:
         raise InputError("the graph's metadata cannot be read", got=exc) from exc
 
@@ -388,7 +340,7 @@ def inferred_copy(model: ir.Model) -> ir.Model:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             copy = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
-    except onnx.shape_inference.InferenceError as exc:
+    except (onnx.shape_inference.InferenceError, ir.serde.SerdeError) as exc:
         raise GraphError(
             "the graph's shapes or types contradict each other",
             got=str(exc).strip().split("\n")[0],
@@ -396,4 +348,15 @@ def inferred_copy(model: ir.Model) -> ir.Model:
         ) from exc
     for name, value in copy.graph.initializers.items():
         value.const_value = model.graph.initializers[name].const_value
+    _require_small_results(copy)
     return copy
+
+
+def _require_small_results(model: ir.Model) -> None:
+    """A few bytes of a graph can ask for a result of any size (Expand, Tile, Resize)."""
+    for node in model.graph:
+        for value in node.outputs:
+            sides = [side for side in value.shape or () if isinstance(side, int)]
+            width = value.dtype.bitwidth if value.dtype is not None and value.dtype.name != "STRING" else 8
+            size = math.prod(sides) * width // 8
+            require_within(f"the result {value.name} of the graph", size, MAX_RESULT_BYTES, "bytes", GraphError)

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.artifacts import Passport, read_passport, sha256_of
-from alexnet_deploy.errors import InputError
+from alexnet_deploy.artifacts import Passport, read_passport
+from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.files import sha256_of
+from alexnet_deploy.limits import MAX_ENGINE_BYTES, bounded_bytes
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.specs import Precision
 from alexnet_deploy.variants import NetworkSpec, layers_from_network
@@ -191,20 +193,26 @@ def _engine(path: Path, passport: Passport | None) -> dict[str, Any]:
     from alexnet_deploy.engines.plan import read_plan
 
     stated = passport.facts.get("plan", {}) if passport is not None else {}
-    if passport is not None and passport.facts.get("backend") == "tensorrt":
-        plan = stated
-    else:
-        plan = read_plan(path.read_bytes(), [layer["name"] for layer in stated.get("layers", [])]).to_json()
-    layers = [{"output": [], "parameters": 0, "macs": 0, **layer} for layer in plan["layers"]]
-    return {
-        "sms": plan["sms"],
-        "layers": layers,
-        "layers_by_precision": plan["layers_by_precision"],
-        "weight_bytes_by_type": plan["weight_bytes_by_type"],
-        "reformats": plan["reformats"],
-        "plugins": plan["plugins"],
-        "plugin_sms": plan["plugin_sms"],
-    }
+    try:
+        if passport is not None and passport.facts.get("backend") == "tensorrt":
+            plan = stated
+        else:
+            names = [str(layer["name"]) for layer in stated.get("layers", [])]
+            plan = read_plan(bounded_bytes(path, MAX_ENGINE_BYTES), names).to_json()
+        layers = [{"output": [], "parameters": 0, "macs": 0, **layer} for layer in plan["layers"]]
+        return {"layers": layers, **{name: plan[name] for name in _PLAN_KEYS}}
+    except (AttributeError, KeyError, TypeError) as exc:
+        raise ArtifactError(
+            f"the passport of {path} does not describe an engine as build-engine does",
+            got=repr(exc)[:200],
+            expected="what was read off the engine when it was built",
+            remedy="build the engine again, or move the passport away",
+        ) from exc
+
+
+_PLAN_KEYS = (
+    "sms", "layers_by_precision", "weight_bytes_by_type", "reformats", "plugins", "plugin_sms",
+)  # fmt: skip
 
 
 def _calibration(path: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ names that mean something.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ import numpy as np
 
 from alexnet_deploy.errors import GraphError
 from alexnet_deploy.graph import INPUT_NAME, add_initializer, constant_of, inferred_copy, input_shape
+from alexnet_deploy.limits import MAX_FOLDED_BYTES, require_within
 from alexnet_deploy.lrn.recovery import Recovered, recover_lrn
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 DEFAULT_OPSET = 18
 OPSETS = tuple(range(18, 24))
 BATCH_NAME = "batch"
+# AlexNet's largest layer has 38 million weights; a shape of a few bytes can claim any number.
+_MOST_FOLDED = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,7 @@ def _with_opset(model: ir.Model, opset: int, changes: list[str]) -> ir.Model:
         return ir.from_proto(proto)
     try:
         converted = onnx.version_converter.convert_version(proto, opset)
-    except (RuntimeError, ValueError, IndexError) as exc:
+    except (RuntimeError, ValueError, IndexError, onnx.shape_inference.InferenceError) as exc:
         raise GraphError(
             f"the graph cannot be converted from opset {present} to {opset}", got=str(exc).split("\n")[0]
         ) from exc
@@ -101,18 +106,27 @@ def _lift_constants(model: ir.Model) -> int:
     from onnx_ir.passes import common
 
     before = sum(node.op_type in ("Constant", "ConstantOfShape") for node in model.graph)
-    for node in list(model.graph):
-        if node.op_type == "ConstantOfShape":
-            _fold_constant_of_shape(model, node)
+    described = [node for node in model.graph if node.op_type == "ConstantOfShape"]
+    size = sum(_bytes_described(node) for node in described)
+    require_within("what the graph describes as constants", size, MAX_FOLDED_BYTES, "bytes", GraphError)
+    for node in described:
+        _fold_constant_of_shape(model, node)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     return before - sum(node.op_type in ("Constant", "ConstantOfShape") for node in model.graph)
+
+
+def _bytes_described(node: ir.Node) -> int:
+    shape, fill = constant_of(node.inputs[0]), node.attributes.get("value")
+    if shape is None or (shape < 0).any():
+        return 0
+    return math.prod(int(side) for side in shape) * (4 if fill is None else fill.as_tensor().numpy().itemsize)
 
 
 def _fold_constant_of_shape(model: ir.Model, node: ir.Node) -> None:
     import onnx_ir as ir
 
     shape = constant_of(node.inputs[0])
-    if shape is None:
+    if shape is None or (shape < 0).any():
         return
     fill = node.attributes.get("value")
     value = fill.as_tensor().numpy() if fill is not None else np.zeros(1, np.float32)
@@ -152,15 +166,23 @@ def _fold_reshaped_weights(model: ir.Model) -> int:
     """Caffe2 wrote a classifier's weights as a Reshape of a constant, behind which nobody sees a constant."""
     import onnx_ir as ir
 
-    folded = 0
+    folded = made = 0
     for node in [node for node in model.graph if node.op_type == "Reshape"]:
         array, shape = constant_of(node.inputs[0]), constant_of(node.inputs[1])
         output = node.outputs[0]
         if array is None or shape is None or output in model.graph.outputs:
             continue
         keeps_zero = node.attributes.get_int("allowzero", 0)
-        sides = [array.shape[place] if side == 0 and not keeps_zero else int(side) for place, side in enumerate(shape)]
-        value = add_initializer(model, f"{output.name}.folded", array.reshape(sides))
+        try:
+            sides = [array.shape[at] if side == 0 and not keeps_zero else int(side) for at, side in enumerate(shape)]
+            reshaped = array.reshape(sides)
+        except (IndexError, ValueError):
+            # It cannot run either; whoever runs it says so.
+            continue
+        # Many may reshape one constant, and each is a constant of its own afterwards.
+        made += array.nbytes
+        require_within("the reshaped constants of the graph", made, MAX_FOLDED_BYTES, "bytes", GraphError)
+        value = add_initializer(model, f"{output.name}.folded", reshaped)
         ir.convenience.replace_all_uses_with(output, value)
         model.graph.remove(node, safe=True)
         folded += 1
@@ -196,7 +218,10 @@ def _make_batch_dynamic(model: ir.Model) -> bool:
     import onnx_ir as ir
 
     image = model.graph.inputs[0]
-    assert image.shape is not None
+    if not image.shape:
+        raise GraphError(
+            "the graph's input has no shape", got=str(image.name), expected="one input of shape (N, 3, S, S)"
+        )
     if not isinstance(image.shape[0], int):
         return False
     for value in [image, *model.graph.outputs]:
@@ -232,15 +257,17 @@ def name_layers(model: ir.Model, *, rename: bool) -> bool:
     A pool, norm or ReLU has the number of the last weighted layer before it.
     """
     index, changed = 0, False
+    # As many as a name has already: counted, or a graph of one layer many times would take the square of its length.
+    marks: Counter[str] = Counter()
     used = {node.name for node in model.graph if node.name and not rename}
     for node in model.graph:
         if node.op_type in ("Conv", "Gemm", "MatMul"):
             index += 1
         if node.name and not rename:
             continue
-        name = _layer_name(node.op_type, index)
-        while name in used:
-            name += "_"
+        plain = _layer_name(node.op_type, index)
+        while (name := plain + "_" * marks[plain]) in used:
+            marks[plain] += 1
         used.add(name)
         node.name, changed = name, True
         if rename and node.outputs[0] not in model.graph.outputs:

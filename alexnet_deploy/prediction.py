@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from alexnet_deploy.data.preprocessing import batch_from_images
 from alexnet_deploy.data.sources import IMAGE_SUFFIXES, read_image
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.limits import MAX_LABEL_CHARACTERS, MAX_LABELS_BYTES, bounded_bytes, require_within
 from alexnet_deploy.runtimes.admission import engine_backend, engine_facts
 from alexnet_deploy.runtimes.session import Session, SessionSpec
 from alexnet_deploy.specs import Precision
@@ -64,7 +66,7 @@ def engine_spec(path: Path, *, threads: int, trust: bool) -> tuple[SessionSpec, 
         lrn=facts.get("lrn"),
         trust=trust,
     )
-    return spec, ModelInfo.from_json(facts["model"]) if facts else None
+    return spec, ModelInfo.from_json(facts.get("model")) if facts else None
 
 
 def predictions(
@@ -95,12 +97,27 @@ def _is_distribution(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bo
 
 
 def labels_from_file(path: Path) -> tuple[str, ...]:
-    """One label a line.
+    """One label a line, in UTF-8.
 
     Raises:
-        InputError: The file cannot be read.
+        InputError: The file cannot be read, holds no labels, or some that cannot be shown.
     """
     try:
-        return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        # Some editors begin a file with a mark, which is no part of the first label.
+        lines = bounded_bytes(path, MAX_LABELS_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         raise InputError(f"{path} cannot be read as labels", got=exc, expected="one label a line") from exc
+    labels = tuple(line.strip() for line in lines if line.strip())
+    require_within(f"a label in {path}", max(map(len, labels), default=0), MAX_LABEL_CHARACTERS, "characters")
+    # A terminal would act on them.
+    wrong = next(
+        (label for label in labels if any(letter != "\t" and unicodedata.category(letter) == "Cc" for letter in label)),
+        None,
+    )
+    if wrong is not None or not labels:
+        raise InputError(
+            f"{path} holds no labels" if wrong is None else f"{path} holds a label that cannot be shown",
+            got="no line with anything on it" if wrong is None else ascii(wrong[:80]),
+            expected="one label a line",
+        )
+    return labels

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
+from alexnet_deploy.printable import printable, printable_lines
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -28,7 +30,7 @@ class Track:
         self._done += count
         if self._bar:
             progress, task = self._bar
-            progress.update(task, advance=count, note=note)
+            progress.update(task, advance=count, note=printable(note))
         elif time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES:
             self._spoke = time.monotonic()
             left = (self._spoke - self._started) / max(self._done, 1) * (self._total - self._done)
@@ -49,11 +51,11 @@ class Voice:
     def say(self, text: str) -> None:
         """One line of news."""
         if not self.quiet:
-            print(text, file=self._stream, flush=True)
+            print(printable_lines(text), file=self._stream, flush=True)
 
     def warn(self, text: str) -> None:
         """One line that matters even to a quiet caller."""
-        print(f"warning: {text}", file=self._stream, flush=True)
+        print(printable_lines(f"warning: {text}"), file=self._stream, flush=True)
 
     @contextlib.contextmanager
     def track(self, description: str, total: int, done: int = 0) -> Iterator[Track]:
@@ -67,10 +69,10 @@ class Voice:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=Console(file=self._stream)) as progress:

@@ -148,6 +148,10 @@ class LrnSpec:
     bias: float = 1.0
 
 
+# Far from what FP32 holds, so that no image becomes infinite.
+LARGEST_FACTOR = 1e6
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """From an image to the network's input, in one description that travels with the weights.
@@ -177,6 +181,14 @@ class Preprocessing:
                 "preprocessing has a channel order or a standard deviation that cannot be",
                 got=f"channel_order {self.channel_order!r}, std {self.std}",
                 expected="'rgb' or 'bgr', and positive std",
+            )
+        # A NaN is within no bound.
+        bounded = all(abs(number) <= LARGEST_FACTOR for number in (self.scale, *self.mean, *self.std))
+        if not (bounded and self.scale > 0 and min(self.std) >= 1 / LARGEST_FACTOR):
+            raise InputError(
+                "preprocessing has a number that makes no image",
+                got=f"scale {self.scale}, mean {self.mean}, std {self.std}",
+                expected=f"a positive scale, and no number beyond {LARGEST_FACTOR:g}; std from {1 / LARGEST_FACTOR:g}",
             )
 
     def to_json(self) -> dict[str, Any]:

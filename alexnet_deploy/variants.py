@@ -15,6 +15,7 @@ from alexnet_deploy.specs import LrnSpec
 
 FC_FEATURES = 4096
 DEFAULT_CLASSES = 1000
+MAX_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +101,11 @@ class NetworkSpec:
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise InputError("no such variant", got=self.variant, expected=", ".join(VARIANTS))
-        if not 1 <= self.classes <= 1_000_000 or not 0 < self.width <= 8:
+        if not 1 <= self.classes <= MAX_CLASSES or not 0 < self.width <= 8:
             raise InputError(
                 "a network of that size cannot be made",
                 got=f"classes {self.classes}, width {self.width}",
-                expected="1 to 1,000,000 classes and a width above 0 and up to 8",
+                expected=f"1 to {MAX_CLASSES:,} classes and a width above 0 and up to 8",
             )
         if self.image_size == 0:
             object.__setattr__(self, "image_size", VARIANTS[self.variant].image_size)

@@ -9,15 +9,32 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from alexnet_deploy.artifacts import write_bytes
 from alexnet_deploy.data.shipped import shipped_folder
 from alexnet_deploy.errors import InputError, WeightsError
+from alexnet_deploy.files import write_bytes
+from alexnet_deploy.limits import (
+    MAX_CHECKPOINT_BYTES,
+    MAX_CHECKPOINT_TENSORS,
+    MAX_LABEL_CHARACTERS,
+    json_from_text,
+    require_within,
+)
 from alexnet_deploy.specs import Preprocessing, Resize
-from alexnet_deploy.variants import DEFAULT_CLASSES, FC_FEATURES, VARIANTS, NetworkSpec, layers_from_network, scaled
+from alexnet_deploy.variants import (
+    DEFAULT_CLASSES,
+    FC_FEATURES,
+    MAX_CLASSES,
+    VARIANTS,
+    NetworkSpec,
+    layers_from_network,
+    scaled,
+)
+from alexnet_deploy.weights_guard import checkpoint_bytes, require_plain_archive, require_stored
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +45,6 @@ if TYPE_CHECKING:
 SHIPPED_CHECKPOINT = "alexnet-fashion-mnist.safetensors.zst"
 CHECKPOINT_SUFFIXES = (".safetensors", ".safetensors.zst", ".pt", ".pth")
 _METADATA_KEY = "alexnet_deploy"
-# The largest member of the family at width 2 in FP32 is about 1 GB.
-MAX_CHECKPOINT_BYTES = 4_000_000_000
 # Below this share of nonzero values, a bit mask and the values are smaller than the tensor, even compressed.
 SPARSE_DENSITY = 0.25
 _ZSTD_LEVEL = 19
@@ -64,6 +79,9 @@ class ModelInfo:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for text in (self.name, *self.labels):
+            require_within("a name or a label of the model", len(text), MAX_LABEL_CHARACTERS, "characters")
+        require_within("the model", len(self.labels), MAX_CLASSES, "labels")
         if self.network is None:
             return
         if self.labels and len(self.labels) != self.network.classes:
@@ -157,9 +175,11 @@ def load_model(model: str, *, variant: str | None = None) -> tuple[AlexNet, Mode
     from alexnet_deploy.network import AlexNet
 
     tensors, info = _read_model(model, variant)
-    network = AlexNet(network_of(info, model))
-    _check_tensors(model, tensors, network)
-    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    spec = network_of(info, model)
+    # Before a network of the size that the file claims is made.
+    _check_tensors(model, tensors, spec)
+    network = AlexNet(spec)
+    network.load_state_dict({name: _finite(model, name, tensor) for name, tensor in tensors.items()})
     network.eval()
     return network, info
 
@@ -190,18 +210,55 @@ def _read_model(model: str, variant: str | None) -> tuple[dict[str, Tensor], Mod
     )
 
 
-def _check_tensors(model: str, tensors: dict[str, Tensor], network: AlexNet) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+def _check_tensors(model: str, tensors: dict[str, Tensor], spec: NetworkSpec) -> None:
+    expected = _shapes_of(spec)
     got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
     if wrong:
         first = wrong[0]
         raise WeightsError(
-            f"the weights of {model} do not fit the variant {network.spec.variant}",
+            f"the weights of {model} do not fit the variant {spec.variant}",
             got=f"{first} {got.get(first, 'missing')}, and {len(wrong) - 1} more that differ",
             expected=f"{first} {expected.get(first, 'absent')}",
             remedy="name another --variant, or check that the file holds this network",
         )
+    for name, tensor in tensors.items():
+        require_stored(model, name, tensor)
+
+
+def _shapes_of(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
+    """Of a network's tensors, without making one."""
+    layers = [layer for layer in layers_from_network(spec) if layer.weight_shape]
+    return {
+        name: shape
+        for layer in layers
+        for name, shape in (
+            (f"{layer.name}.weight", layer.weight_shape),
+            (f"{layer.name}.bias", layer.weight_shape[:1]),
+        )
+    }
+
+
+def _finite(model: str, name: str, tensor: Tensor) -> Tensor:
+    """In FP32, all of it numbers."""
+    import torch
+
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        raise WeightsError(
+            f"{name} of {model} is not a plain tensor",
+            got=f"{tensor.dtype}, {tensor.layout}, on {tensor.device}",
+            expected="real numbers, all of them stored",
+        )
+    values = tensor.float()
+    # In one pass and without a copy: a NaN is both the smallest and the largest value.
+    if values.numel() and not all(math.isfinite(end) for end in torch.aminmax(values.detach())):
+        raise WeightsError(
+            f"{name} of {model} holds values that are not finite",
+            got="NaN or an infinity in FP32",
+            expected="numbers",
+            remedy="take a checkpoint from before the training diverged, or fetch the file again",
+        )
+    return values
 
 
 def require_checkpoint_name(path: Path) -> None:
@@ -215,7 +272,12 @@ def require_checkpoint_name(path: Path) -> None:
 
 
 def save_checkpoint(network: AlexNet, info: ModelInfo, path: Path, *, half: bool = False) -> None:
-    """Writes a checkpoint; `.zst` compresses it.
+    """Writes a checkpoint without a passport; arguments and errors as of `encoded_checkpoint`."""
+    write_bytes(path, encoded_checkpoint(network, info, path, half=half))
+
+
+def encoded_checkpoint(network: AlexNet, info: ModelInfo, path: Path, *, half: bool = False) -> bytes:
+    """What a checkpoint of that name holds; `.zst` compresses it.
 
     Args:
         network: The weights.
@@ -247,12 +309,12 @@ def save_checkpoint(network: AlexNet, info: ModelInfo, path: Path, *, half: bool
         else:
             stored[name] = values
     metadata = {_METADATA_KEY: json.dumps({"schema": 1, "model": info.to_json(), "sparse": shapes})}
-    data = save(stored, metadata)
+    data: bytes = save(stored, metadata)
     if path.suffix == ".zst":
         import zstandard
 
         data = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_content_size=True).compress(data)
-    write_bytes(path, data)
+    return data
 
 
 def _sparse_from_dense(name: str, values: Tensor) -> dict[str, Tensor]:
@@ -272,9 +334,14 @@ def _dense_from_sparse(path: Path, name: str, shape: list[int], tensors: dict[st
     import torch
 
     count = math.prod(shape)
+    if any(side < 0 for side in shape):
+        raise WeightsError(f"{path}: the sparse tensor {name} has a shape that cannot be", got=shape)
+    # A mask is an eighth of a byte for each number, and a compressed one next to nothing.
+    require_within(f"{path}: the sparse tensor {name}", 4 * count, MAX_CHECKPOINT_BYTES, "bytes", WeightsError)
     packed, nonzero = tensors.pop(f"{name}.mask"), tensors.pop(f"{name}.nonzero")
     mask = torch.from_numpy(np.unpackbits(packed.numpy())[:count].astype(bool))
-    if nonzero.dim() != 1 or mask.numel() != count or int(mask.sum()) != nonzero.numel():
+    fits = nonzero.dim() == 1 and mask.numel() == count and int(mask.sum()) == nonzero.numel()
+    if not fits or any(side < 0 for side in shape):
         raise WeightsError(f"{path}: the sparse tensor {name} is damaged", remedy="fetch the file again")
     flat = torch.zeros(count, dtype=nonzero.dtype)
     flat[mask] = nonzero
@@ -291,41 +358,31 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelInfo | None]:
     from safetensors.torch import load
 
     try:
-        data = _checkpoint_bytes(path)
+        data = checkpoint_bytes(path)
         tensors = load(data)
+        require_within(f"the checkpoint {path}", len(tensors), MAX_CHECKPOINT_TENSORS, "tensors")
         metadata = _safetensors_metadata(data)
-    except (OSError, ValueError, SafetensorError) as exc:
-        raise InputError(f"{path} cannot be read as a checkpoint", got=exc, remedy="fetch or train it again") from exc
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, SafetensorError) as exc:
+        raise InputError(
+            f"{path} cannot be read as a checkpoint", got=str(exc) or repr(exc), remedy="fetch or train it again"
+        ) from exc
     if _METADATA_KEY not in metadata:
         return tensors, None
     try:
-        described = json.loads(metadata[_METADATA_KEY])
-        for name, shape in described["sparse"].items():
-            tensors[name] = _dense_from_sparse(path, name, [int(side) for side in shape], tensors)
-        return tensors, ModelInfo.from_json(described["model"])
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        described = json_from_text(metadata[_METADATA_KEY])
+        info = ModelInfo.from_json(described["model"])
+        sparse = {str(name): [int(side) for side in shape] for name, shape in described["sparse"].items()}
+        total = sum(math.prod(shape) for shape in sparse.values())
+        require_within(f"the sparse form of {path}", 4 * total, MAX_CHECKPOINT_BYTES, "bytes", WeightsError)
+        for name, shape in sparse.items():
+            tensors[name] = _dense_from_sparse(path, name, shape, tensors)
+        return tensors, info
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as exc:
         raise InputError(f"{path}: its description cannot be read", got=repr(exc)) from exc
 
 
-def _checkpoint_bytes(path: Path) -> bytes:
-    if path.stat().st_size > MAX_CHECKPOINT_BYTES:
-        raise ValueError(f"it is larger than {MAX_CHECKPOINT_BYTES:,} bytes")
-    data = path.read_bytes()
-    if path.suffix != ".zst":
-        return data
-    import zstandard
-
-    try:
-        size = zstandard.frame_content_size(data)
-        if not 0 < size <= MAX_CHECKPOINT_BYTES:
-            raise ValueError(f"it says that it unpacks to {size} bytes")
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
-    except zstandard.ZstdError as exc:
-        raise ValueError(f"it is not zstd: {exc}") from exc
-
-
 def _safetensors_metadata(data: bytes) -> dict[str, str]:
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header = json_from_text(data[8 : 8 + int.from_bytes(data[:8], "little")].decode())
     metadata: dict[str, str] = header.get("__metadata__", {})
     return metadata
 
@@ -333,8 +390,12 @@ def _safetensors_metadata(data: bytes) -> dict[str, str]:
 def _tensors_from_torch_file(path: Path) -> dict[str, Tensor]:
     import torch
 
+    require_plain_archive(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of how torch would like files to be written, which whoever reads one cannot change.
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # a damaged file raises whatever its bytes lead torch into
         raise InputError(
             f"{path} cannot be read as weights",
@@ -346,6 +407,7 @@ def _tensors_from_torch_file(path: Path) -> dict[str, Tensor]:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise InputError(f"{path} does not hold a state dict", got=type(loaded).__name__)
+    require_within(f"the state dict of {path}", len(loaded), MAX_CHECKPOINT_TENSORS, "tensors")
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
 
 

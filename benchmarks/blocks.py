@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alexnet_deploy.artifacts import write_bytes
+from alexnet_deploy.files import write_bytes
 
 DOCS = Path(__file__).parents[1] / "docs"
 

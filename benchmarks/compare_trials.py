@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alexnet_deploy.artifacts import write_json
 from alexnet_deploy.bench.anchor import ANCHOR_VERSION, RemoteAnchor
 from alexnet_deploy.bench.bench import rows_from_candidates
 from alexnet_deploy.bench.candidate import BENCH_SCHEMA, BenchOptions, Candidate
@@ -24,6 +23,7 @@ from alexnet_deploy.bench.compare import Bounds, comparison
 from alexnet_deploy.bench.conditions import Conditions
 from alexnet_deploy.bench.runner import EvaluationData, LocalRunner, RemoteRunner, Runner
 from alexnet_deploy.bench.worker import Worker
+from alexnet_deploy.files import write_json
 from alexnet_deploy.machine import environment, usable_cpus, version_of
 from alexnet_deploy.pipeline.candidates import candidates_of
 from alexnet_deploy.pipeline.costs import peaks_in_workspace

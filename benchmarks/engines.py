@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from alexnet_deploy.artifacts import read_passport, write_json
+from alexnet_deploy.artifacts import read_passport
+from alexnet_deploy.files import write_json
 from alexnet_deploy.machine import environment, peak_memory_bytes
 from alexnet_deploy.network import AlexNet
 from alexnet_deploy.pipeline.stages import Deployment

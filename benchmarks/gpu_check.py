@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.artifacts import write_bytes, write_json
 from alexnet_deploy.bench.candidate import BenchOptions
 from alexnet_deploy.doctor import diagnose
 from alexnet_deploy.errors import AlexnetDeployError
+from alexnet_deploy.files import write_bytes, write_json
 from alexnet_deploy.machine import count_gpus, cuda_driver_version, environment, gpu_sm, usable_cpus
 from alexnet_deploy.pipeline.bench import bench_document
 from alexnet_deploy.pipeline.stages import Deployment

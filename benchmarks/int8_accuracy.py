@@ -20,10 +20,10 @@ import click
 import numpy as np
 
 from alexnet_deploy import export
-from alexnet_deploy.artifacts import write_json
 from alexnet_deploy.bench.runner import evaluation_source
 from alexnet_deploy.data.batches import load_batch
 from alexnet_deploy.data.sources import ImageSource
+from alexnet_deploy.files import write_json
 from alexnet_deploy.graph import read_graph, write_graph
 from alexnet_deploy.machine import environment, usable_cpus
 from alexnet_deploy.pipeline.calibration import table_images

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_deploy.artifacts import write_json
 from alexnet_deploy.bench.bench import rows_from_candidates
 from alexnet_deploy.bench.candidate import BenchOptions, Candidate
 from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner, evaluation_source
 from alexnet_deploy.export import lowered
+from alexnet_deploy.files import write_json
 from alexnet_deploy.graph import read_graph, write_graph
 from alexnet_deploy.machine import environment, usable_cpus
 from alexnet_deploy.pipeline.stages import Deployment

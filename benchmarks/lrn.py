@@ -20,12 +20,12 @@ import click
 import numpy as np
 import onnx_ir as ir
 
-from alexnet_deploy.artifacts import write_json
 from alexnet_deploy.bench.bench import rows_from_candidates
 from alexnet_deploy.bench.candidate import BenchOptions, Candidate
 from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner, evaluation_source
 from alexnet_deploy.bench.statistics import ratio_from_samples
 from alexnet_deploy.export import exported_by_torch, lowered
+from alexnet_deploy.files import write_json
 from alexnet_deploy.graph import read_graph, write_graph
 from alexnet_deploy.lrn.roofline import BANDWIDTHS, traffic
 from alexnet_deploy.machine import environment, usable_cpus

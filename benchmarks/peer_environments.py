@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.artifacts import write_json
 from alexnet_deploy.errors import InputError, RuntimeUnavailableError
+from alexnet_deploy.files import write_json
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.specs import fingerprint
 from benchmarks.peer_worker import last_lines

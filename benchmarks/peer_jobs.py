@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.artifacts import passport_path, sha256_of
+from alexnet_deploy.artifacts import passport_path
 from alexnet_deploy.errors import AlexnetDeployError, SessionError
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.machine import environment
 from alexnet_deploy.progress import Voice
 from benchmarks.engines import spread

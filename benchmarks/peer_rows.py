@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_deploy.artifacts import sha256_of
 from alexnet_deploy.bench.bench import rows_from_candidates
 from alexnet_deploy.bench.candidate import BenchOptions, Candidate
 from alexnet_deploy.bench.runner import EvaluationData, RemoteRunner
 from alexnet_deploy.bench.statistics import ratio_from_samples
 from alexnet_deploy.data.sources import ImageSource
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.machine import CPU_BF16_FLAGS, cpu_flags
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.progress import Voice

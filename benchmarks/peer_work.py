@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.artifacts import write_json
+from alexnet_deploy.files import write_json
 from alexnet_deploy.specs import fingerprint
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import click
 
-from alexnet_deploy.artifacts import write_bytes, write_json
 from alexnet_deploy.bench.candidate import BenchOptions
 from alexnet_deploy.errors import AlexnetDeployError, InputError
+from alexnet_deploy.files import write_bytes, write_json
 from alexnet_deploy.machine import usable_cpus
 from benchmarks.peer_environments import FOLDER
 from benchmarks.peer_run import TOOLS, Asked, Run

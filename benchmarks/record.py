@@ -9,9 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.artifacts import read_passport, write_json
+from alexnet_deploy.artifacts import read_passport
 from alexnet_deploy.bench.candidate import BenchOptions
 from alexnet_deploy.engines.options import EngineOptions
+from alexnet_deploy.files import write_json
 from alexnet_deploy.machine import environment, usable_cpus
 from alexnet_deploy.pipeline.bench import bench_document
 from alexnet_deploy.pipeline.candidates import candidates_of

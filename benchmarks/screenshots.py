@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_deploy.artifacts import write_bytes
+from alexnet_deploy.files import write_bytes
 from alexnet_deploy.report.html import page_from_bench
 from benchmarks.chromium import Browser, find_chromium
 

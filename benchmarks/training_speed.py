@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from alexnet_deploy.artifacts import write_json
+from alexnet_deploy.files import write_json
 from alexnet_deploy.machine import environment, keep_freed_memory
 
 RESULT = Path(__file__).parent / "results" / "training-speed.json"

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from alexnet_deploy import graph as graph_module
+from alexnet_deploy import graph_guard
 from alexnet_deploy.errors import GraphError, InputError
 from alexnet_deploy.graph import (
     add_initializer,
@@ -105,7 +105,7 @@ def test_a_file_larger_than_protobuf_allows_is_refused_before_it_is_read(
 ) -> None:
     path = tmp_path / "large.onnx"
     path.write_bytes(b"x" * 101)
-    monkeypatch.setattr(graph_module, "MAX_ONNX_BYTES", 100)
+    monkeypatch.setattr(graph_guard, "MAX_ONNX_BYTES", 100)
     with pytest.raises(InputError, match="too large"):
         read_graph(path)
 

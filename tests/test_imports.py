@@ -22,9 +22,13 @@ MODULES = sorted(
 )
 # From the bottom up. Members of one layer do not import each other; modules of one package do.
 LAYERS = (
+    ("printable",),
     ("errors",),
+    ("limits",),
+    ("graph_guard", "weights_guard"),
     ("specs", "machine", "progress", "trt_log", "bench.statistics"),
-    ("variants", "optional", "artifacts"),
+    ("files",),
+    ("variants", "optional", "artifacts", "locks", "interrupts"),
     ("data",),
     ("lrn.oracle", "lrn.module", "lrn.kernel_spec", "lrn.library_name"),
     ("lrn.kernel",),

@@ -11,8 +11,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from alexnet_deploy.artifacts import sha256_of, write_passport
+from alexnet_deploy.artifacts import write_passport
 from alexnet_deploy.errors import EngineError, InputError, WeightsError
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.graph import write_graph
 from alexnet_deploy.inspection import inspect_file, inspect_variant
 from alexnet_deploy.precision.half import half_from_fp32

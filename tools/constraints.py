@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
-from alexnet_deploy.artifacts import write_bytes
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.files import write_bytes
 from tools.declared import OWN, ROOT, Installed, closure, dependencies, installed
 
 FOLDER = ROOT / "constraints"

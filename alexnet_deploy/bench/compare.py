@@ -197,7 +197,7 @@ class _Pair:
 def _missing(new: dict[str, Any] | None, ran: Sequence[bool]) -> dict[str, Any]:
     """A row that ran and does not any more is a regression: what a gate lets pass must have been measured."""
     if ran[0]:
-        why = f"{new['status']}: {new['reason']}" if new is not None else "the row is not in the new bench"
+        why = f"{new['status']}: {new.get('reason')}" if new is not None else "the row is not in the new bench"
         return {"verdict": GONE, "regression": True, "reasons": [f"it does not run any more ({why})"]}
     return {"verdict": NEW if ran[1] else None}
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.artifacts import require_writable
 from alexnet_deploy.bench.loadgen_log import (
     ACCURACY,
     DETAIL,
@@ -37,6 +36,7 @@ from alexnet_deploy.bench.loadgen_pace import Pace, pace_from_session, rate_from
 from alexnet_deploy.bench.loadgen_system import Failure, Library, Server, System
 from alexnet_deploy.bench.runner import Images
 from alexnet_deploy.errors import MissingDependencyError, SessionError
+from alexnet_deploy.files import require_writable
 from alexnet_deploy.optional import require
 from alexnet_deploy.runtimes.session import Session
 

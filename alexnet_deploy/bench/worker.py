@@ -51,7 +51,12 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self._make), daemon=True)
-        self._process.start()
+        # Ctrl-C reaches the whole group, while the process is still importing too; the parent decides when it ends.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def ask(self, method: str, *arguments: object, seconds: float = ANSWER_SECONDS) -> Any:
@@ -94,7 +99,6 @@ class Worker:
 
 def _serve(pipe: Connection, make: Callable[[], Any]) -> None:
     """In the process: answers until the pipe is closed."""
-    # Ctrl-C reaches the whole group; the parent decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     made: Any = None
     while True:
@@ -109,7 +113,11 @@ def _serve(pipe: Connection, make: Callable[[], Any]) -> None:
             answer = (_kind_of(exc), str(exc))
         except Exception as exc:  # a runtime's own error must reach the row, whatever its class
             answer = ("failed", f"{type(exc).__name__}: {exc}")
-        pipe.send(answer)
+        try:
+            pipe.send(answer)
+        except OSError:
+            # Nobody waits for it any more.
+            return
 
 
 def _kind_of(error: AlexnetDeployError) -> str:

@@ -155,7 +155,7 @@ def _run_scenario(
     *,
     as_json: bool,
 ) -> int:
-    from alexnet_deploy.artifacts import write_json
+    from alexnet_deploy.files import write_json
     from alexnet_deploy.pipeline.load import scenario_document
 
     document = scenario_document(deployment, options, threads=threads, images=images, **narrowed)

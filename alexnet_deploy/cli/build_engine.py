@@ -22,6 +22,7 @@ from alexnet_deploy.cli.options import (
     workdir_option,
 )
 from alexnet_deploy.engines.options import EngineOptions, resolved_here
+from alexnet_deploy.printable import printable
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.specs import QUANTIZED, GraphOptions, Lowering, Precision, RoundingOptions
 
@@ -86,6 +87,6 @@ def command(
             )
         )
         if not as_json:
-            click.echo(engines[-1].path)
+            click.echo(printable(engines[-1].path))
     if as_json:
         click.echo(json.dumps({"schema": 1, "engines": [artifact_document(engine) for engine in engines]}, indent=1))

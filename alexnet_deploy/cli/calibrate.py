@@ -64,7 +64,7 @@ def command(
     options = CalibrationOptions(method=Method(method), percentile=percentile)
     artifact = deployment.calibration(data=data, images=images, options=options, output=output, skip_bad=skip_bad)
     if tensorrt_cache is not None:
-        from alexnet_deploy.artifacts import write_bytes
+        from alexnet_deploy.files import write_bytes
         from alexnet_deploy.precision.table import CalibrationTable
         from alexnet_deploy.precision.tensorrt_cache import cache_from_table
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from alexnet_deploy.cli.options import json_option, quiet_option, variant_option
+from alexnet_deploy.printable import printable
 from alexnet_deploy.progress import Voice
 
 
@@ -53,10 +54,10 @@ def command(
 
         document = inspect_file(file or "shipped", variant)
     if draw is not None:
-        from alexnet_deploy.artifacts import write_bytes
+        from alexnet_deploy.files import write_bytes
 
         write_bytes(draw, _drawn(document, draw))
-        click.echo(f"drew {draw}", err=True)
+        click.echo(f"drew {printable(draw)}", err=True)
     if as_json:
         click.echo(json.dumps(document, indent=1))
         return

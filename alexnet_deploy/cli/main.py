@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from alexnet_deploy import __version__
-from alexnet_deploy.errors import EXIT_INTERRUPTED, AlexnetDeployError
+from alexnet_deploy.errors import EXIT_ERROR, AlexnetDeployError
+from alexnet_deploy.interrupts import Stopped, stoppable
 
 # Command -> what it does; the module of the same name is imported only when the command is called.
 COMMANDS = {
@@ -24,6 +25,9 @@ COMMANDS = {
     "predict": "the five most likely classes of images",
     "doctor": "what this machine can run, and what is missing",
 }
+
+
+_KEPT = "what was finished is kept, and the same command goes on from there"
 
 
 class LazyGroup(click.Group):
@@ -67,7 +71,8 @@ def cli() -> None:
 def main(args: list[str] | None = None) -> None:
     """Entry point; always ends the process with one of the exit codes of `errors.py`."""
     try:
-        result: Any = cli.main(args, prog_name="alexnet-deploy", standalone_mode=False)
+        with stoppable(_say, "interrupted: ending", at_once=True):
+            result: Any = cli.main(args, prog_name="alexnet-deploy", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
     except click.exceptions.Exit as exc:
         sys.exit(exc.exit_code)
@@ -77,9 +82,31 @@ def main(args: list[str] | None = None) -> None:
     except AlexnetDeployError as exc:
         print(f"error: {exc}", file=sys.stderr)
         sys.exit(exc.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort) as exc:
+        # Click raises its own in place of every KeyboardInterrupt.
+        cause = exc.__cause__ if isinstance(exc, click.Abort) else exc
+        stopped = cause if isinstance(cause, Stopped) else Stopped()
+        _say(f"interrupted: {stopped.remedy or _KEPT}")
+        sys.exit(stopped.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except (OSError, MemoryError) as exc:
+        _say(f"error: {_of_the_machine(exc)}")
+        sys.exit(EXIT_ERROR)
+
+
+def _of_the_machine(exc: OSError | MemoryError) -> AlexnetDeployError:
+    """What no stage foresaw and is not a fault of the program: a file that may not be read, a disk or memory that is
+    full."""
+    if isinstance(exc, MemoryError):
+        return AlexnetDeployError("there is not enough memory", got=exc, remedy="a smaller model, batch or workspace")
+    return AlexnetDeployError(
+        f"{exc.filename or 'a file'} cannot be used",
+        got=exc.strerror or exc,
+        remedy="check the path, who may read and write it, and whether the disk is full",
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alexnet_deploy.machine import usable_cpus
+from alexnet_deploy.printable import printable
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.specs import RoundingOptions, WeightRounding
 from alexnet_deploy.variants import VARIANTS
@@ -162,7 +163,7 @@ def artifact_document(artifact: Artifact) -> dict[str, Any]:
 
 def print_artifact(artifact: Artifact, *, as_json: bool) -> None:
     """The result of a command that makes one file: its path, or its passport."""
-    click.echo(json.dumps(artifact_document(artifact), indent=1) if as_json else artifact.path)
+    click.echo(json.dumps(artifact_document(artifact), indent=1) if as_json else printable(artifact.path))
 
 
 def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:

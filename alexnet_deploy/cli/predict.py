@@ -16,6 +16,7 @@ from alexnet_deploy.cli.options import (
     variant_option,
     workdir_option,
 )
+from alexnet_deploy.printable import printable
 from alexnet_deploy.progress import Voice
 
 
@@ -79,8 +80,8 @@ def command(
         for prediction in predictions(session, info, paths, names):
             found.append({"path": str(prediction.path), "classes": [list(pair) for pair in prediction.classes]})
             if not as_json:
-                click.echo(f"{prediction.path}")
+                click.echo(printable(prediction.path))
                 for label, probability in prediction.classes:
-                    click.echo(f"  {100 * probability:6.2f} %  {label}")
+                    click.echo(f"  {100 * probability:6.2f} %  {printable(label)}")
     if as_json:
         click.echo(json.dumps({"schema": 1, "predictions": found}, indent=1))

@@ -89,8 +89,4 @@ def command(
         resume=resume,
         options=choices,
     )
-    try:
-        checkpoint_from_data(request, voice=voice)
-    except KeyboardInterrupt:
-        voice.warn("stopped after the current step; the same command with --resume goes on")
-        raise
+    checkpoint_from_data(request, voice=voice)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from alexnet_deploy.data.sources import MAX_PIXELS
 from alexnet_deploy.errors import DataError
+from alexnet_deploy.limits import MAX_BATCH_BYTES, MAX_PIXELS, require_within
 from alexnet_deploy.specs import Interpolation, Preprocessing, Resize
 
 if TYPE_CHECKING:
@@ -57,7 +57,14 @@ def batch_from_images(images: Sequence[NDArray[np.uint8]], spec: Preprocessing) 
     Args:
         images: uint8 arrays, `(H, W)` grey or `(H, W, 3)` RGB, of any sizes.
         spec: The preprocessing that travels with the weights.
+
+    Raises:
+        DataError: An image is too narrow, or the batch would be larger than `MAX_BATCH_BYTES`.
     """
+    size = bytes_of_images(len(images), spec)
+    require_within(
+        f"a batch of {len(images)} images of {spec.image_size} pixels", size, MAX_BATCH_BYTES, "bytes", DataError
+    )
     order = [0, 1, 2] if spec.channel_order == "rgb" else [2, 1, 0]
     # The mean and deviation are given in the order of the network's channels.
     factor = np.float32(spec.scale) / np.asarray(spec.std, np.float32)
@@ -70,6 +77,11 @@ def batch_from_images(images: Sequence[NDArray[np.uint8]], spec: Preprocessing) 
             np.multiply(plane, factor[channel], out=row[channel], casting="unsafe")
             row[channel] += shift[channel]
     return batch
+
+
+def bytes_of_images(count: int, spec: Preprocessing) -> int:
+    """Of so many preprocessed images in memory."""
+    return count * 3 * spec.image_size**2 * 4
 
 
 def resized(spec: Preprocessing, image_size: int) -> Preprocessing:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
+import math
 import warnings
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from alexnet_deploy.errors import DataError, ImageError, InputError
+from alexnet_deploy.limits import MAX_DIMENSIONS, MAX_IMAGE_BYTES, MAX_PIXELS, MAX_UNPACKED_BYTES, opened, read_up_to
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
-# A photograph of 50 megapixels is large; a PNG that unpacks to more is more likely a bomb.
-MAX_PIXELS = 50_000_000
-# idx and CIFAR files are read whole; the largest known (EMNIST) unpacks to 550 MB.
-MAX_UNPACKED_BYTES = 1_000_000_000
+# Whatever a file is called: Pillow reads forty formats, of one of which (EPS) it starts an interpreter.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
 _IDX_UBYTE_MAGIC = 0x08
 _CIFAR_RECORD_BYTES = 1 + 3 * 32 * 32
 
@@ -71,6 +72,8 @@ class ArraySource(ImageSource):
             raise DataError(
                 f"{name}: images and labels do not match", got=f"{len(images)} images, {len(labels)} labels"
             )
+        if images[0].size == 0:
+            raise DataError(f"{name}: the images hold no pixels", got=f"sides of {images.shape[1:]}", expected="pixels")
         if int(labels.max()) >= len(self.classes) or int(labels.min()) < 0:
             raise DataError(
                 f"{name}: a label is out of range",
@@ -122,12 +125,13 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """Decodes one file to `(H, W)` grey or `(H, W, 3)` RGB, uint8.
 
     Raises:
-        ImageError: The file is missing, damaged, not an image, or larger than `MAX_PIXELS`.
+        ImageError: The file is missing, damaged, no JPEG, PNG, BMP, WebP or PPM, or larger than `MAX_PIXELS`.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            # Of bombs, which are refused here, and of metadata that is damaged where the pixels are not.
+            warnings.simplefilter("ignore")
+            with opened(path, MAX_IMAGE_BYTES) as file, Image.open(file, formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(
                         f"{path} is too large",
@@ -135,12 +139,23 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                         expected=f"at most {MAX_PIXELS:,} pixels",
                     )
                 return _pixels(image)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+    except ImageError:
+        raise
+    except InputError as exc:
+        raise ImageError(f"{path} cannot be read as an image", got=exc.got, expected=exc.expected) from exc
+    except Exception as exc:  # a damaged file raises whatever its bytes lead Pillow into
         raise ImageError(
             f"{path} cannot be read as an image",
-            got=exc,
+            got=_without_address(exc),
             remedy="replace or remove the file; commands that read data take --skip-bad",
         ) from exc
+
+
+def _without_address(error: Exception) -> str:
+    """Pillow names the object that was opened, which says nothing."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"no {', '.join(_FORMATS)}"
+    return str(error) or type(error).__name__
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
@@ -159,14 +174,23 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         DataError: The file is not idx, is cut short, or unpacks to more than `MAX_UNPACKED_BYTES`.
     """
     try:
-        data = _read_bounded(path)
-        if len(data) < 4 or data[:3] != bytes([0, 0, _IDX_UBYTE_MAGIC]):
-            raise ValueError(f"it begins with {data[:4].hex()}, not with 000008")
-        header = 4 + 4 * data[3]
-        shape = tuple(int.from_bytes(data[at : at + 4], "big") for at in range(4, header, 4))
-        if not shape or int(np.prod(shape, dtype=object)) != len(data) - header:
-            raise ValueError(f"its header says {shape}, but {len(data) - header} bytes follow")
-        return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+        with _unpacked(path) as file:
+            start = file.read(4)
+            if len(start) < 4 or start[:3] != bytes([0, 0, _IDX_UBYTE_MAGIC]):
+                raise ValueError(f"it begins with {start.hex()}, not with 000008")
+            sides = file.read(4 * start[3])
+            shape = tuple(int.from_bytes(sides[at : at + 4], "big") for at in range(0, len(sides), 4))
+            expected = math.prod(shape)
+            if 4 + len(sides) + expected > MAX_UNPACKED_BYTES:
+                raise ValueError(f"it unpacks to more than {MAX_UNPACKED_BYTES:,} bytes: its header says {shape}")
+            # What goes on without end is left alone after one byte too many.
+            data = read_up_to(file, expected + 1)
+        if not 1 <= start[3] <= MAX_DIMENSIONS or len(sides) < 4 * start[3] or len(data) != expected:
+            more = " or more" if len(data) > expected else ""
+            raise ValueError(f"its header says {shape}, but {len(data)} bytes{more} follow")
+        return np.frombuffer(data, np.uint8).reshape(shape)
+    except InputError as exc:
+        raise DataError(exc.problem, got=exc.got, expected=exc.expected) from exc
     except (OSError, EOFError, ValueError, zlib.error) as exc:
         raise DataError(f"{path} cannot be read as an idx file", got=exc, remedy="fetch the file again") from exc
 
@@ -177,10 +201,16 @@ def read_cifar(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.int
     Raises:
         DataError: A file is not a whole number of records.
     """
-    records = []
+    records, left = [], MAX_UNPACKED_BYTES
     for path in paths:
         try:
-            data = _read_bounded(path)
+            with _unpacked(path) as file:
+                data = read_up_to(file, left + 1)
+            if len(data) > left:
+                raise ValueError(f"the batches unpack to more than {MAX_UNPACKED_BYTES:,} bytes")
+            left -= len(data)
+        except InputError as exc:
+            raise DataError(exc.problem, got=exc.got, expected=exc.expected) from exc
         except (OSError, EOFError, ValueError, zlib.error) as exc:
             raise DataError(f"{path} cannot be read", got=exc) from exc
         if len(data) == 0 or len(data) % _CIFAR_RECORD_BYTES:
@@ -195,10 +225,11 @@ def read_cifar(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.int
     return np.ascontiguousarray(images), table[:, 0].astype(np.int64)
 
 
-def _read_bounded(path: Path) -> bytes:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        data: bytes = file.read(MAX_UNPACKED_BYTES + 1)
-    if len(data) > MAX_UNPACKED_BYTES:
-        raise ValueError(f"it unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
-    return data
+@contextlib.contextmanager
+def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+    with opened(path, MAX_UNPACKED_BYTES) as file:
+        if path.suffix != ".gz":
+            yield file
+            return
+        with gzip.open(file, "rb") as unpacked:
+            yield cast("IO[bytes]", unpacked)

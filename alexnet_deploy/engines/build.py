@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_deploy.artifacts import write_bytes
 from alexnet_deploy.engines.config import config_from_options, use_timing_cache
 from alexnet_deploy.engines.inspector import plan_from_engine
 from alexnet_deploy.engines.options import EngineOptions, resolved_here
 from alexnet_deploy.engines.parser import network_from_onnx
 from alexnet_deploy.engines.plan import read_plan
-from alexnet_deploy.engines.progress import STEPS, BuildProgress, monitor_of, watched_interrupts
+from alexnet_deploy.engines.progress import STEPS, BuildProgress, monitor_of
 from alexnet_deploy.errors import EngineError
+from alexnet_deploy.files import write_bytes
+from alexnet_deploy.graph_guard import proto_from_bytes
+from alexnet_deploy.interrupts import stoppable
 from alexnet_deploy.optional import tensorrt_module
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.trt_log import first_error, logger_of, recorded
@@ -99,12 +101,16 @@ def _built(trt: Any, graph: bytes, options: EngineOptions, timing_cache: bytes |
     taken = options.backend == "tensorrt" and use_timing_cache(config, timing_cache or b"")
     if timing_cache and not taken:
         voice.warn("the timing cache is not one of this TensorRT and GPU; it is left alone")
-    with watched_interrupts() as interrupted, voice.track(f"build {options.precision.value}", STEPS) as track:
-        monitor = monitor_of(trt, BuildProgress(track), interrupted)
+    with (
+        stoppable(voice.warn, "interrupted: the builder stops at its next step") as stop,
+        voice.track(f"build {options.precision.value}", STEPS) as track,
+    ):
+        monitor = monitor_of(trt, BuildProgress(track), stop)
         config.progress_monitor = monitor
         serialized = builder.build_serialized_network(network, config)
         if monitor.error is not None:
             raise monitor.error
+        stop.obey()
     if serialized is None:
         raise EngineError(
             f"{options.backend} could not build the engine", got=first_error(logger.lines, "no error was logged")
@@ -133,13 +139,12 @@ def _plan(trt: Any, network: Any, data: bytes, options: EngineOptions) -> Plan:
 
 def _with_plugin(trt: Any, graph: bytes, options: EngineOptions, flags: int) -> tuple[bytes, int]:
     """Registers the LRN plugin, and takes the nodes' function bodies out: the parser prefers them to a plugin."""
-    import onnx
     import onnx_ir as ir
 
     from alexnet_deploy.lrn import plugin_rtx, plugin_tensorrt
     from alexnet_deploy.lrn.node import plugin_nodes, without_bodies
 
-    model = ir.from_proto(onnx.load_from_string(graph))
+    model = ir.from_proto(proto_from_bytes(graph, "the graph"))
     if not plugin_nodes(model):
         raise EngineError("the graph has no LRN node for the plugin", remedy="lower it with `export --lrn plugin`")
     sms = options.sms or ()

@@ -33,7 +33,7 @@ _TYPES = {
     "e4m3": "fp8",
     "fp8_e4m3": "fp8",
 }
-_TENSOR = re.compile(rb"tensor=\{ (?P<body>[^\n]*?)name=\"(?P<name>[^\"]+)\"(?P<rest>[^\n]*?) type=(?P<type>\w+) \}")
+_TENSOR = re.compile(rb"tensor=\{ (?P<body>[^\n]*?)name=\"(?P<name>[^\"\n]+)\"(?P<rest>[^\n]*?) type=(?P<type>\w+) \}")
 # A convolution or matrix product of its own, one that is fused with what stands around it (a second kernel for the same
 # layer, chosen when the engine runs), and a product of one row that is written out as a kernel.
 _OPERATION = re.compile(
@@ -43,13 +43,15 @@ _FUSED = {"Corr": "conv", "Fc": "linear"}
 _WRITTEN_OUT = b"MulSum"
 # What a norm gives in FP32 is made narrow in the kernel that reads it.
 _CAST_INSIDE = {"fp16+fp32": "fp16", "bf16+fp32": "bf16"}
-_PROFILE = re.compile(rb"\[profile (\d+)\]")
+# A plan has a handful of profiles: a damaged one does not name one of a billion.
+_PROFILE = re.compile(rb"\[profile (\d{1,3})\]")
 _MOVERS = re.compile(rb"\n\s+function=\{ name=__myl_(?:Cast|Repl|Conc|Tran|Resh|Move|Copy)+ ")
 # Weights in blocks of INT4 are made FP16 inside the kernel that multiplies by them.
 _INT4_WEIGHTS = re.compile(
     rb'\n\s+mul=\{ name="int4_block_dq" output=\{"(?P<out>[^"]+)"[^}]*\} input=\{"(?P<weights>[^"]+)"'
 )
-_SOURCE = re.compile(rb"\[ONNX Layer: ([^\]]+)\]")
+# Names have an end, so that text without closing brackets is not searched through over and over.
+_SOURCE = re.compile(rb"\[ONNX Layer: ([^\]\n]{1,1000})\]")
 
 
 def read_plan(data: bytes, layers: Collection[str] = ()) -> Plan:
@@ -63,7 +65,7 @@ def read_plan(data: bytes, layers: Collection[str] = ()) -> Plan:
     Raises:
         EngineError: It is not one, is cut short, or does not show its tensors in the known form.
     """
-    if data[:4] != MAGIC or len(data) < _MASK_OFFSET + 4:
+    if data[:4] != MAGIC or len(data) < _MASK_OFFSET + 8:
         raise EngineError(
             "this is not a TensorRT-RTX engine",
             got=f"{data[:4]!r}, {len(data)} bytes",
@@ -108,7 +110,7 @@ def _tensors(data: bytes) -> tuple[dict[bytes, str], dict[bytes, int], dict[str,
     for match in _TENSOR.finditer(data):
         name, type_ = match["name"], match["type"].decode()
         types[name] = _TYPES.get(type_, type_)
-        size = re.search(rb"const_payload_size=(\d+)", match["body"])
+        size = re.search(rb"const_payload_size=(\d{1,18})", match["body"])
         if size and name not in payloads:
             payloads[name] = int(size[1])
             # Each profile names its constants anew; those at one offset are one constant of the file.
@@ -186,13 +188,14 @@ def _merged(operations: list[_Operation]) -> tuple[PlanLayer, ...]:
 
 
 def _arguments(line: bytes) -> list[bytes]:
-    found = re.search(rb"input(?:_args)?=\{([^}]*)\}", line)
+    # No brace inside, so that one which is never closed is not looked for from every place anew.
+    found = re.search(rb"input(?:_args)?=\{([^{}]*)\}", line)
     return re.findall(rb'"([^"]+)"', found[1]) if found else []
 
 
 def _own_sources(line: bytes) -> list[str]:
     """The layers that a line was made of, without the quantization around them."""
-    sources = [name.decode() for name in _SOURCE.findall(line)]
+    sources = [name.decode(errors="replace") for name in _SOURCE.findall(line)]
     return [name for name in sources if not name.endswith((".quantized", ".dequantized"))]
 
 
@@ -211,7 +214,7 @@ def _layer(
     names = _arguments(line)
     operands = [types.get(name, "unknown") for name in names[:2]]
     own = _own_sources(line)
-    name = own[0] if own else re.sub(r"_U\d+$", "", match["name"].decode())
+    name = own[0] if own else re.sub(r"_U\d+$", "", match["name"].decode(errors="replace"))
     precision = operands[0] if len(set(operands)) == 1 else "+".join(sorted(set(operands)))
     weight = names[1] if len(names) > 1 else b""
     if weight in int4:

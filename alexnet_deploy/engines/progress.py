@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from alexnet_deploy.interrupts import StopRequest
 
 if TYPE_CHECKING:
     from alexnet_deploy.progress import Track
@@ -64,7 +63,7 @@ class BuildProgress:
             self._shown = now
 
 
-def monitor_of(trt: Any, progress: BuildProgress, interrupted: Callable[[], bool]) -> Any:
+def monitor_of(trt: Any, progress: BuildProgress, stop: StopRequest) -> Any:
     """TensorRT's progress monitor over `progress`.
 
     TensorRT may call it from several threads of its own, and nothing may be raised through it: what goes wrong in a
@@ -81,8 +80,7 @@ def monitor_of(trt: Any, progress: BuildProgress, interrupted: Callable[[], bool
             with self._lock:
                 try:
                     move()
-                    if interrupted():
-                        raise KeyboardInterrupt
+                    stop.obey()
                 except BaseException as exc:
                     self.error = self.error or exc
                 return self.error is None
@@ -97,36 +95,3 @@ def monitor_of(trt: Any, progress: BuildProgress, interrupted: Callable[[], bool
             self._go_on(lambda: progress.finish(phase_name))
 
     return Monitor()
-
-
-@contextlib.contextmanager
-def watched_interrupts() -> Iterator[Callable[[], bool]]:
-    """Gives a question whether Ctrl-C was pressed, which any thread can ask while the main one is inside the builder.
-
-    Python runs a signal's handler only between two of its own instructions on the main thread; the byte that the signal
-    leaves in a pipe is there at once.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    reads, writes = os.pipe()
-    for end in (reads, writes):
-        os.set_blocking(end, False)
-    seen: list[int] = []
-
-    def pressed() -> bool:
-        with contextlib.suppress(BlockingIOError):
-            seen.extend(os.read(reads, 64))
-        return signal.SIGINT in seen
-
-    before = signal.signal(signal.SIGINT, lambda *_: None)
-    wakeup = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
-    try:
-        yield pressed
-        if pressed():
-            raise KeyboardInterrupt
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        signal.signal(signal.SIGINT, before)
-        os.close(reads)
-        os.close(writes)

@@ -11,6 +11,7 @@ import numpy as np
 
 from alexnet_deploy.errors import GraphError
 from alexnet_deploy.graph import add_initializer, decimal_of
+from alexnet_deploy.limits import MAX_FOLDED_BYTES, require_within
 from alexnet_deploy.specs import LrnSpec
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def lower_to_banded(model: ir.Model, *, contain_nan: bool = False, channels_last
                 got=f"input shape {x.shape if x is not None else None}",
                 expected="four dimensions and a known channel count",
             )
+        # A band is as large as its side squared, in 64 bits while it is made.
+        require_within(f"the band of {node.name}", 8 * channels * channels, MAX_FOLDED_BYTES, "bytes", GraphError)
         chain = _Chain(model, node.name or str(output.name))
         if contain_nan:
             _divide(chain, x, _pooled_sums(chain, x, channels, spec_of(node)), spec_of(node))

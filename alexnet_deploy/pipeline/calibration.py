@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_deploy import __version__
-from alexnet_deploy.artifacts import read_passport, sha256_of
+from alexnet_deploy.artifacts import read_passport
 from alexnet_deploy.data.batches import Skipped, undamaged
 from alexnet_deploy.data.catalog import open_data
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import AlexnetDeployError, DataError, ImageError, InputError
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
 from alexnet_deploy.precision.calibrate import CALIBRATION_BATCH, CalibrationOptions, table_from_images
+from alexnet_deploy.precision.findings import reported
 from alexnet_deploy.precision.resume import Progress
+from alexnet_deploy.precision.safety import Activations
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.specs import fingerprint
@@ -170,7 +173,13 @@ def calibrated(
             model, source, info.preprocessing, digest, options=options, progress=progress, voice=workspace.voice
         )
         data = (json.dumps(table.to_json(), indent=1) + "\n").encode()
-        facts = {"method": table.method.value, "images": len(table.images), "data": source.name, "origin": origin or {}}
+        facts = {
+            "method": table.method.value,
+            "images": len(table.images),
+            "data": source.name,
+            "origin": origin or {},
+            "safety": reported(Activations(model, table).findings(), workspace.voice),
+        }
         return Made(data=data, facts=facts, tools=made_by)
 
     artifact = workspace.make(path, "calibration", request, [graph], stage)

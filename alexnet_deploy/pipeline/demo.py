@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.artifacts import write_bytes, write_json, write_passport
+from alexnet_deploy.artifacts import write_artifact
 from alexnet_deploy.bench.candidate import BenchOptions
 from alexnet_deploy.engines.options import EngineOptions
+from alexnet_deploy.files import json_bytes, write_bytes
+from alexnet_deploy.locks import locked
 from alexnet_deploy.pipeline.bench import bench_document
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.report.html import page_from_bench
@@ -21,8 +23,9 @@ def write_bench(document: dict[str, Any], folder: Path, output: Path | None = No
     """Writes the bench as JSON with its passport, and as a page and in Markdown beside it."""
     path = output or folder / BENCH_NAME
     report = path.with_suffix(".html") if output else folder / REPORT_NAME
-    write_json(path, document)
-    write_passport(path, kind="bench", facts={"model": document["model"]["name"], "rows": len(document["rows"])})
+    facts = {"model": document["model"]["name"], "rows": len(document["rows"])}
+    with locked(path):
+        write_artifact(path, json_bytes(document), kind="bench", facts=facts)
     write_bytes(report, page_from_bench(document).encode())
     write_bytes(report.with_suffix(".md"), markdown_from_bench(document).encode())
     return path, report

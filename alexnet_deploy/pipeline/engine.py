@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.engines.options import EngineOptions, sm_label
+from alexnet_deploy.limits import MAX_TIMING_CACHE_BYTES, bounded_bytes
 from alexnet_deploy.machine import cuda_driver_version, gpu_name
 from alexnet_deploy.optional import tensorrt_version
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
@@ -60,14 +61,14 @@ def engine_in_workspace(workspace: Workspace, path: Path, asked: EngineRequest) 
 
 
 def _made(workspace: Workspace, path: Path, asked: EngineRequest) -> Made:
-    from alexnet_deploy.artifacts import write_bytes
     from alexnet_deploy.engines.build import engine_from_onnx
+    from alexnet_deploy.files import write_bytes
 
     cache = asked.timing_cache
     built = engine_from_onnx(
         asked.graph.path.read_bytes(),
         asked.options,
-        timing_cache=cache.read_bytes() if cache is not None and cache.is_file() else None,
+        timing_cache=bounded_bytes(cache, MAX_TIMING_CACHE_BYTES) if cache is not None and cache.is_file() else None,
         log=path.with_name(path.name + ".log"),
         voice=workspace.voice,
     )

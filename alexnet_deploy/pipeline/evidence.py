@@ -47,6 +47,7 @@ def histograms(table_path: Path | None) -> dict[str, Any] | None:
                 "limit": float(used * histogram.width),
                 "shares": [float(f"{share:.4g}") for share in shares],
                 "thresholds": entry["thresholds"],
+                "beyond": entry["beyond"],
             }
         )
     return {"method": table.method.value, "images": len(table.images), "tensors": tensors}

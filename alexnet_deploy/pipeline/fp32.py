@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.artifacts import read_passport
 from alexnet_deploy.data.batches import load_batch
+from alexnet_deploy.data.preprocessing import bytes_of_images
 from alexnet_deploy.data.shipped import Split, shipped_images
-from alexnet_deploy.errors import InputError
+from alexnet_deploy.errors import GraphError, InputError
+from alexnet_deploy.limits import MAX_BATCH_BYTES, MAX_PREPROCESSING_BYTES, bounded_json, require_within
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.pipeline.workspace import Made
 from alexnet_deploy.progress import Voice
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from alexnet_deploy.normalise import Normalised
 
 PARITY_IMAGES = 64
+_MOST_BATCH = 1024
 
 
 def fp32_from_source(source: Path, *, variant: str | None, preprocessing: str | None, opset: int, voice: Voice) -> Made:
@@ -43,6 +45,8 @@ def fp32_from_source(source: Path, *, variant: str | None, preprocessing: str | 
     """
     from alexnet_deploy import export, graph
     from alexnet_deploy.lrn.lowering import lrn_nodes, spec_of
+    from alexnet_deploy.precision.findings import reported
+    from alexnet_deploy.precision.safety import logit_findings, weight_findings
 
     if source.suffix == ".onnx":
         result, info, images, reference = _from_graph(source, preprocessing, opset, voice)
@@ -75,6 +79,7 @@ def fp32_from_source(source: Path, *, variant: str | None, preprocessing: str | 
         "changes": list(result.changes),
         "lrn_recovered": [dataclasses.asdict(lrn) for lrn in result.recovered],
         "parity": found.to_json(),
+        "safety": reported([*weight_findings(result.model), *logit_findings(result.model, reference)], voice),
     }
     tools = tool_versions("torch", "onnx", "onnxscript", "onnx-ir")
     return Made(data=graph.graph_bytes(result.model), facts=facts, tools=tools)
@@ -85,16 +90,31 @@ def _from_graph(
 ) -> tuple[Normalised, ModelInfo, NDArray[np.float32], NDArray[np.float32]]:
     from alexnet_deploy.export import run_onnx
     from alexnet_deploy.graph import info_of, input_shape, read_graph, set_info
-    from alexnet_deploy.normalise import normalise
 
     original = read_graph(source)
     _require_fp32(source, original)
     _require_images(source, input_shape(original))
-    result = normalise(original, opset=opset)
+    result = _normalised(source, original, opset)
+    _require_finite(source, result.model)
     info = info_of(original) or _guessed_info(source, result.model, preprocessing, voice)
     set_info(result.model, info)
     images = parity_images(info.preprocessing, input_shape(original)[0] or 1)
     return result, info, images, run_onnx(original, images)
+
+
+def _normalised(source: Path, original: ir.Model, opset: int) -> Normalised:
+    """A graph may pass ONNX's checker and contradict itself: what a library then raises is said in our words."""
+    from alexnet_deploy.normalise import normalise
+
+    try:
+        return normalise(original, opset=opset)
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as exc:
+        raise GraphError(
+            f"{source} cannot be brought into the common form",
+            got=f"{type(exc).__name__}: {str(exc).strip().splitlines()[0] if str(exc).strip() else ''}",
+            expected="a graph whose nodes, shapes and constants fit each other",
+            remedy="export it again; where ONNX Runtime runs it, report it with the file",
+        ) from exc
 
 
 def _require_fp32(source: Path, model: ir.Model) -> None:
@@ -111,9 +131,34 @@ def _require_fp32(source: Path, model: ir.Model) -> None:
         )
 
 
+def _require_finite(source: Path, model: ir.Model) -> None:
+    """A NaN in a weight would show as outputs that differ, and not say where it is."""
+    import numpy as np
+
+    from alexnet_deploy.graph import constant_of, weighted_nodes
+
+    for layer in weighted_nodes(model):
+        for what, array in (("weight", layer.weight), ("bias", constant_of(layer.bias_value))):
+            # Without a copy: a NaN is both the smallest and the largest value.
+            if array is not None and array.size and not np.isfinite([array.min(), array.max()]).all():
+                raise GraphError(
+                    f"the {what} of {layer.name} in {source} holds values that are not finite",
+                    got=f"values from {array.min()} to {array.max()}",
+                    expected="numbers",
+                    remedy="export it from weights of before the training diverged",
+                )
+
+
 def _require_images(source: Path, shape: tuple[int | None, ...]) -> None:
     """Preprocessing makes colour images of one square size; any other input would need another."""
-    _, channels, height, width = shape
+    batch, channels, height, width = shape
+    if batch is not None and not 0 < batch <= _MOST_BATCH:
+        raise InputError(
+            f"{source} has a batch that cannot be tried",
+            got=batch,
+            expected=f"a dynamic one, or 1 to {_MOST_BATCH}",
+            remedy="export it with a dynamic batch",
+        )
     if height is None or width is None:
         raise InputError(f"{source} has a dynamic image size", got=_sides(shape), expected="a fixed height and width")
     if channels != 3 or height != width:
@@ -154,11 +199,19 @@ def _guessed_info(source: Path, model: ir.Model, preprocessing: str | None, voic
 
 
 def parity_images(preprocessing: Preprocessing, multiple: int = 1) -> NDArray[np.float32]:
-    """The first shipped evaluation images, preprocessed for a model; a whole number of batches of `multiple`."""
+    """The first shipped evaluation images, preprocessed for a model; a whole number of batches of `multiple`.
+
+    Raises:
+        InputError: A batch would be of more images than there are, or larger than `MAX_BATCH_BYTES`.
+    """
     import numpy as np
 
-    count = max(1, PARITY_IMAGES // multiple) * multiple
-    return load_batch(shipped_images(Split.EVALUATION), np.arange(count), preprocessing).images
+    images = shipped_images(Split.EVALUATION)
+    require_within("the graph's fixed batch", multiple, len(images), "images")
+    require_within("the graph's fixed batch", bytes_of_images(multiple, preprocessing), MAX_BATCH_BYTES, "bytes")
+    most = min(PARITY_IMAGES, MAX_BATCH_BYTES // bytes_of_images(1, preprocessing))
+    count = max(1, most // multiple) * multiple
+    return load_batch(images, np.arange(count), preprocessing).images
 
 
 def _torch_logits(network: AlexNet, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -171,7 +224,7 @@ def _torch_logits(network: AlexNet, images: NDArray[np.float32]) -> NDArray[np.f
 
 def _preprocessing_from_file(path: Path) -> Preprocessing:
     try:
-        return Preprocessing.from_json(json.loads(path.read_text()))
+        return Preprocessing.from_json(bounded_json(path, MAX_PREPROCESSING_BYTES))
     except (OSError, ValueError) as exc:
         raise InputError(
             f"{path} cannot be read as preprocessing", got=exc, expected="imagenet, caffe, or a JSON file"

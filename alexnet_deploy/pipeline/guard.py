@@ -17,6 +17,7 @@ from alexnet_deploy.data.batches import PreprocessedImages
 from alexnet_deploy.data.shipped import Split, shipped_hashes, shipped_images
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import DataError, ParityError
+from alexnet_deploy.graph_guard import read_proto
 from alexnet_deploy.machine import usable_cpus
 from alexnet_deploy.pipeline.int8 import Int8Maker
 from alexnet_deploy.pipeline.timed import ROUNDS, timed
@@ -190,5 +191,5 @@ def opened_for(path: Path, target: Target) -> Iterator[Callable[[NDArray[np.floa
 def _holds_float8(path: Path) -> bool:
     import onnx
 
-    loaded = onnx.load(str(path), load_external_data=False)
+    loaded = read_proto(path)
     return any(tensor.data_type == onnx.TensorProto.FLOAT8E4M3FN for tensor in loaded.graph.initializer)

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_deploy.artifacts import require_writable
 from alexnet_deploy.bench.candidate import BenchOptions, Candidate
 from alexnet_deploy.bench.loadgen import MLPERF_MODEL, LoadResult, loadgen_module, rules_from_options
 from alexnet_deploy.bench.loadgen_options import SAMPLES_PER_QUERY, LoadOptions, Scenario
 from alexnet_deploy.bench.loadgen_worker import load_in_process, require_batch
 from alexnet_deploy.bench.runner import EvaluationData
 from alexnet_deploy.errors import AlexnetDeployError, DataError
+from alexnet_deploy.files import require_writable
 from alexnet_deploy.machine import environment
 from alexnet_deploy.pipeline.candidates import candidates_of
 from alexnet_deploy.pipeline.evaluation import EvaluationImages

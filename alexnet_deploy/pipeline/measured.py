@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_deploy.artifacts import sha256_of
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.pipeline.lrn_choice import LrnChoice
 from alexnet_deploy.pipeline.workspace import Workspace
 from alexnet_deploy.specs import GraphOptions, Precision, RoundingOptions, Target, WeightRounding

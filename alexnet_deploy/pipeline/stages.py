@@ -10,9 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_deploy.artifacts import matching_passport, read_passport, require_passport, sha256_of
+from alexnet_deploy.artifacts import matching_passport, read_passport, require_passport, write_artifact
 from alexnet_deploy.engines.options import resolved_here
 from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.files import sha256_of
+from alexnet_deploy.locks import locked
 from alexnet_deploy.normalise import DEFAULT_OPSET
 from alexnet_deploy.pipeline.engine import (
     EngineRequest,
@@ -79,13 +81,13 @@ class Deployment:
 
     def _torchvision_checkpoint(self) -> Path:
         path = self.workspace.folder / "torchvision-alexnet.safetensors"
-        if read_passport(path) is None:
-            from alexnet_deploy.artifacts import write_passport
-            from alexnet_deploy.weights import load_model, save_checkpoint
+        if matching_passport(path) is None:
+            from alexnet_deploy.weights import encoded_checkpoint, load_model
 
-            network, info = load_model("torchvision")
-            save_checkpoint(network, info, path)
-            write_passport(path, kind="checkpoint", facts={"model": info.to_json()})
+            with locked(path, self.workspace.voice):
+                network, info = load_model("torchvision")
+                data = encoded_checkpoint(network, info, path)
+                write_artifact(path, data, kind="checkpoint", facts={"model": info.to_json()})
         return path
 
     @property
@@ -108,7 +110,8 @@ class Deployment:
         if passport is not None and passport.kind == "onnx" and output is None:
             require_passport(self.source, because="says which model it is")
             wanted = {"precision": "fp32", "lrn": "native", "opset": self.opset}
-            if all(passport.facts.get(name) == value for name, value in wanted.items()):
+            # What this tool makes keeps its weights inside; runtimes open the file by themselves.
+            if all(passport.facts.get(name) == value for name, value in wanted.items()) and not self._beside_source:
                 return Artifact(path=self.source, reused=True, facts=passport.facts)
         path = output or self.workspace.folder / f"{self.stem}.onnx"
         request = {"opset": self.opset, "variant": self.variant, "preprocessing": self.preprocessing}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,13 @@ from alexnet_deploy.pipeline.guard import GuardSet, guard_choice, require_likene
 from alexnet_deploy.pipeline.int8 import Int8Maker
 from alexnet_deploy.pipeline.lrn_choice import LrnChoice
 from alexnet_deploy.pipeline.workspace import Made
+from alexnet_deploy.precision.findings import NOTES, Finding, Kind, reported
 from alexnet_deploy.precision.guard import table_lines
 from alexnet_deploy.precision.half import half_from_fp32, half_report
 from alexnet_deploy.precision.int4 import int4_from_fp32, linear_layers
 from alexnet_deploy.precision.moments import InputMoments
 from alexnet_deploy.precision.qdq import DEFAULT_PLACEMENT, Placement, float8_from_fp32, float8_layers
+from alexnet_deploy.precision.safety import Activations, noting_clipped, weight_findings
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.precision.weights import Rounding, nearest
 from alexnet_deploy.progress import Voice
@@ -83,6 +85,8 @@ def graph_for_target(model: ir.Model, info: ModelInfo, request: GraphRequest, *,
             converted, choice.lowering, contain_nan=choice.contain_nan, channels_last=choice.channels_last
         )
     graph.set_info(converted, info)
+    if precision is Precision.FP16:
+        facts["safety"] = reported(_half_findings(model, request.table), voice)
     if precision in export.PARITY_TOLERANCE:
         images = parity_images(info.preprocessing)
         found = export.parity(
@@ -95,6 +99,12 @@ def graph_for_target(model: ir.Model, info: ModelInfo, request: GraphRequest, *,
         layers = [layer.name for layer in graph.weighted_nodes(model) if layer.name not in facts["keep_float"]]
         facts["proof"] = _proved(data, request, layers, voice)
     return Made(data=data, facts=facts, tools=tool_versions("onnx", "onnx-ir"))
+
+
+def _half_findings(model: ir.Model, table: CalibrationTable | None) -> list[Finding]:
+    """Without those of no consequence in a graph of this tool, and without what FP32 has as well."""
+    found = [*weight_findings(model), *([] if table is None else Activations(model, table).half())]
+    return [each for each in found if each.kind is not Kind.IDLE and each.kind not in NOTES]
 
 
 def _half_report(model: ir.Model, request: GraphRequest, voice: Voice) -> dict[str, Any]:
@@ -144,7 +154,12 @@ def _int8(model: ir.Model, info: ModelInfo, request: GraphRequest, facts: dict[s
         "rounding": asdict(request.options.rounding),
         "keep_float": keep_float,
     }
+    clipped: dict[str, Finding] = {}
+    if request.options.rounding.weight_thresholds:
+        maker = replace(maker, rounding=noting_clipped(maker.rounding, clipped))
     made = maker.graph(keep_float)
+    quantized = {str(node.inputs[0].name) for node in made.graph if node.op_type == "QuantizeLinear" and node.inputs[0]}
+    facts["safety"] = reported([*Activations(model, table).int8(quantized), *clipped.values()], voice)
     facts["sqnr_db"] = require_likeness(made, maker, parity_images(info.preprocessing))
     return made
 

@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_deploy import __version__
-from alexnet_deploy.artifacts import (
-    fits,
-    passport_path,
-    read_passport,
-    require_writable,
-    sha256_of,
-    write_bytes,
-    write_passport,
-)
+from alexnet_deploy.artifacts import matching_passport, passport_path, write_artifact
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.files import require_writable, sha256_of
+from alexnet_deploy.locks import locked
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.specs import fingerprint
 
@@ -69,14 +63,24 @@ class Workspace:
             ArtifactError: The folder cannot be written.
         """
         asked = fingerprint([kind, request, [sha256_of(parent) for parent in parents], __version__])
-        if fits(path, asked):
-            passport = read_passport(path)
-            self._announce(path, f"reusing {path}")
-            return Artifact(path=path, reused=True, facts=passport.facts if passport else {})
+        found = self._found(path, asked)
+        if found is not None:
+            return found
         self._check_writable(path, parents)
+        with locked(path, self.voice):
+            # Another command may have made it in the meantime.
+            return self._found(path, asked) or self._made(path, kind, asked, parents, stage)
+
+    def _found(self, path: Path, asked: str) -> Artifact | None:
+        passport = matching_passport(path)
+        if passport is None or passport.request != asked:
+            return None
+        self._announce(path, f"reusing {path}")
+        return Artifact(path=path, reused=True, facts=passport.facts)
+
+    def _made(self, path: Path, kind: str, asked: str, parents: Sequence[Path], stage: Callable[[], Made]) -> Artifact:
         made = stage()
-        write_bytes(path, made.data)
-        write_passport(path, kind=kind, parents=parents, request=asked, facts=made.facts, tools=made.tools)
+        write_artifact(path, made.data, kind=kind, parents=parents, request=asked, facts=made.facts, tools=made.tools)
         self._announce(path, f"wrote {path} ({_size(len(made.data))})")
         return Artifact(path=path, reused=False, facts=made.facts)
 

@@ -13,6 +13,8 @@ from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import GraphError
 from alexnet_deploy.export import lowered
 from alexnet_deploy.graph import weighted_nodes
+from alexnet_deploy.interrupts import stoppable
+from alexnet_deploy.precision.channels import ChannelRanges
 from alexnet_deploy.precision.histogram import Histogram
 from alexnet_deploy.precision.resume import Progress, State
 from alexnet_deploy.precision.table import CalibrationTable, observed
@@ -40,6 +42,13 @@ def calibrated_values(model: ir.Model) -> list[str]:
         names[str(layer.activation.name)] = None
         names[str(result_of(layer.node).name)] = None
     return list(names)
+
+
+def channel_axes(model: ir.Model) -> dict[str, int]:
+    """Of what layers give after their ReLU, the axis of their filters or units."""
+    return {
+        str(result_of(layer.node).name): 1 if layer.node.op_type == "Conv" else -1 for layer in weighted_nodes(model)
+    }
 
 
 def result_of(node: ir.Node) -> ir.Value:
@@ -123,6 +132,7 @@ def _collected(
 ) -> dict[str, Histogram]:
     wanted = calibrated_values(model)
     session = ObservingSession(model, wanted)
+    axes = channel_axes(model)
     state = progress.restore(wanted)
     done = state[0]
     counting: Future[State] | None = None
@@ -132,6 +142,11 @@ def _collected(
         return state if counting is None or counting.exception() else counting.result()
 
     with (
+        stoppable(
+            voice.warn,
+            "interrupted: calibration stops after this batch",
+            remedy="the images counted so far are kept, and the same command goes on from there",
+        ) as stop,
         voice.track("calibrate", len(order), done) as track,
         progress.kept(latest),
         ThreadPoolExecutor(max_workers=1) as pool,
@@ -143,8 +158,11 @@ def _collected(
             arrays = session.run(images)
             # Counted while the next batch runs. One assignment: an interrupt finds whole batches.
             state = counting.result() if counting else state
-            counting = pool.submit(_with_batch, state, wanted, [array[:count] for array in arrays])
+            named = dict(zip(wanted, (array[:count] for array in arrays), strict=True))
+            counting = pool.submit(_with_batch, state, named, axes)
             track.advance(count)
+            stop.obey()
+            progress.keep_now_and_then(state)
         state = counting.result() if counting else state
     return state[1]
 
@@ -197,13 +215,13 @@ def _without_weights(proto: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
     return weights
 
 
-def _with_batch(state: State, names: list[str], arrays: list[NDArray[np.float32]]) -> State:
+def _with_batch(state: State, arrays: dict[str, NDArray[np.float32]], axes: dict[str, int]) -> State:
     done, histograms = state
-    merged = {name: histograms[name].merged(_counted(name, array)) for name, array in zip(names, arrays, strict=True)}
-    return done + len(arrays[0]), merged
+    merged = {name: histograms[name].merged(_counted(name, array, axes.get(name))) for name, array in arrays.items()}
+    return done + len(next(iter(arrays.values()))), merged
 
 
-def _counted(name: str, array: NDArray[np.float32]) -> Histogram:
+def _counted(name: str, array: NDArray[np.float32], axis: int | None) -> Histogram:
     histogram = Histogram()
     try:
         histogram.add(array)
@@ -213,6 +231,8 @@ def _counted(name: str, array: NDArray[np.float32]) -> Histogram:
             got=exc,
             remedy="check the weights for NaN and overflow with `alexnet-deploy inspect`",
         ) from exc
+    if axis is not None and array.ndim > 1:
+        histogram.channels = ChannelRanges.of(array, axis)
     return histogram
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from alexnet_deploy.precision.channels import ChannelRanges
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -35,6 +37,7 @@ class Histogram:
 
     Attributes:
         minimum, maximum: Of all values, exactly; infinity and minus infinity where there are none.
+        channels: Of each channel, where the values have channels and whoever adds them says so.
     """
 
     exponent: int = _SMALLEST_EXPONENT
@@ -42,6 +45,7 @@ class Histogram:
     negative: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     minimum: float = math.inf
     maximum: float = -math.inf
+    channels: ChannelRanges | None = None
 
     @property
     def width(self) -> float:
@@ -52,6 +56,18 @@ class Histogram:
     def magnitudes(self) -> NDArray[np.int64]:
         """Counts of `|x|`."""
         return self.positive + self.negative
+
+    @property
+    def total(self) -> int:
+        """How many values."""
+        return int(self.magnitudes.sum())
+
+    def beyond(self, limit: float) -> int:
+        """How many values have a magnitude above `limit`: exactly where it is the edge of a bin, on which a value
+        counts as above; else without those of the bin that it cuts, but never fewer than the extremes say."""
+        extremes = (-self.minimum > limit) + (self.maximum > limit)
+        first = math.ceil(limit / self.width)
+        return max(int(self.magnitudes[first:].sum()), extremes) if extremes else 0
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Counts finite values of any shape.
@@ -94,7 +110,16 @@ class Histogram:
             negative=negative + more_negative,
             minimum=min(self.minimum, other.minimum),
             maximum=max(self.maximum, other.maximum),
+            channels=self._merged_channels(other),
         )
+
+    def _merged_channels(self, other: Histogram) -> ChannelRanges | None:
+        """Known where they are known of every value."""
+        known = [found.channels for found in (self, other) if found.minimum <= found.maximum]
+        if None in known or not known:
+            return None
+        first, *rest = (channels for channels in known if channels is not None)
+        return first.merged(rest[0]) if rest else first
 
     def _sides(self, exponent: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         positive, negative = self.positive, self.negative
@@ -115,10 +140,12 @@ class Histogram:
     def to_json(self) -> dict[str, Any]:
         """Plain values; the counts as base64 of zlib of little-endian int64, negative side first."""
         counts = np.concatenate([self.negative, self.positive]).astype("<i8").tobytes()
+        channels = {} if self.channels is None else {"channels": self.channels.to_json()}
         return {
             "exponent": self.exponent,
             "counts": base64.b64encode(zlib.compress(counts, 9)).decode(),
             "sha256": self.digest,
+            **channels,
         }
 
     @classmethod
@@ -130,29 +157,51 @@ class Histogram:
         """
         try:
             exponent = int(values["exponent"])
-            counts = np.frombuffer(zlib.decompress(base64.b64decode(values["counts"])), "<i8").astype(np.int64)
+            # Whatever the text unpacks to, no more than the counts and a byte comes out.
+            packed = base64.b64decode(values["counts"])
+            unpacked = zlib.decompressobj().decompress(packed, 2 * BINS * 8 + 1)
+            if len(unpacked) != 2 * BINS * 8:
+                raise ValueError(f"a histogram of {len(unpacked)} bytes or more, expected {2 * BINS * 8}")
+            counts = np.frombuffer(unpacked, "<i8").astype(np.int64)
         except (zlib.error, TypeError, OverflowError) as exc:
             raise ValueError(f"a histogram cannot be read: {exc}") from exc
         if not _SMALLEST_EXPONENT <= exponent <= _LARGEST_EXPONENT:
             raise ValueError(f"a histogram of bins of width 2**{exponent}")
-        if counts.size != 2 * BINS or (counts < 0).any():
-            raise ValueError(f"a histogram of {counts.size} counts, expected {2 * BINS}")
+        if (counts < 0).any():
+            raise ValueError("a histogram with negative counts")
+        channels = values.get("channels")
         found = cls(
             exponent=exponent,
             negative=counts[:BINS].copy(),
             positive=counts[BINS:].copy(),
             minimum=minimum,
             maximum=maximum,
+            channels=ChannelRanges.from_json(channels, minimum, maximum) if channels is not None else None,
         )
         if found.digest != values["sha256"]:
             raise ValueError("a histogram does not have its hash")
+        if any(math.isnan(end) for end in (minimum, maximum)) or not found._fits_range():
+            raise ValueError(f"a histogram whose values do not go from {minimum} to {maximum}")
         return found
 
+    def _fits_range(self) -> bool:
+        """Whether smallest and largest value lie in the outermost bins that hold something."""
+        if not self.minimum <= self.maximum:
+            return not self.magnitudes.any()
+        sides = ((self.maximum, self.maximum >= 0, self.positive), (-self.minimum, self.minimum < 0, self.negative))
+        return all(
+            int(np.flatnonzero(counts)[-1]) == math.floor(end / self.width)
+            if reached and counts.any()
+            else not (reached or counts.any())
+            for end, reached, counts in sides
+        )
+
     def __eq__(self, other: object) -> bool:
-        """Whether width, counts and range are the same."""
+        """Whether width, counts and ranges are the same."""
         if not isinstance(other, Histogram):
             return NotImplemented
-        return (self.digest, self.minimum, self.maximum) == (other.digest, other.minimum, other.maximum)
+        ranges = self.minimum == other.minimum and self.maximum == other.maximum and self.channels == other.channels
+        return ranges and self.digest == other.digest
 
     @property
     def digest(self) -> str:

@@ -26,7 +26,7 @@ from alexnet_deploy.graph import (
     weighted_nodes,
 )
 from alexnet_deploy.precision.calibrate import result_of
-from alexnet_deploy.precision.table import INT8_STEPS, CalibrationTable
+from alexnet_deploy.precision.table import INT8_STEPS, SMALLEST_SCALE, CalibrationTable
 from alexnet_deploy.precision.weights import IntegerWeights, Rounding, float8, nearest, nearest_float8
 from alexnet_deploy.specs import Target
 
@@ -329,7 +329,7 @@ class _QdqWriter:
             return
         bias = constant_of(layer.bias_value)
         values = np.zeros(len(weight_scale), np.float32) if bias is None else bias.astype(np.float64)
-        scale = (np.float32(self._activation_scale(layer)) * weight_scale).astype(np.float32)
+        scale = np.maximum(np.float32(self._activation_scale(layer)) * weight_scale, SMALLEST_SCALE).astype(np.float32)
         limit = np.iinfo(np.int32).max
         integers = np.clip(np.rint(values / scale.astype(np.float64)), -limit, limit).astype(np.int32)
         name = f"{layer.name}.bias"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from alexnet_deploy.artifacts import write_json
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.files import write_json
+from alexnet_deploy.limits import MAX_TABLE_BYTES, MAX_TABLE_TENSORS, bounded_json, require_within
 from alexnet_deploy.precision.histogram import Histogram
 from alexnet_deploy.precision.thresholds import Method, threshold
 
@@ -17,6 +17,13 @@ TABLE_SCHEMA = 2
 INT8_STEPS = 127
 UINT8_STEPS = 255
 FLOAT8_MAX = 448.0
+# Graphs hold scales in FP32: of a smaller one nothing would be left, and nothing can be divided by that.
+SMALLEST_SCALE = 2.0**-126
+
+
+def _scale(step: float) -> float:
+    """A step that can be divided by; 1 for a tensor that is always zero."""
+    return max(step, SMALLEST_SCALE) if step else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +36,18 @@ class Range:
     @property
     def symmetric_scale(self) -> float:
         """`max(|x|) / 127`: one INT8 step where zero is zero; 1 for a tensor that is always zero."""
-        return max(abs(self.minimum), abs(self.maximum)) / INT8_STEPS or 1.0
+        return _scale(max(abs(self.minimum), abs(self.maximum)) / INT8_STEPS)
 
     @property
     def float8_scale(self) -> float:
         """`max(|x|) / 448`, the largest number of FP8 (E4M3); 1 for a tensor that is always zero."""
-        return max(abs(self.minimum), abs(self.maximum)) / FLOAT8_MAX or 1.0
+        return _scale(max(abs(self.minimum), abs(self.maximum)) / FLOAT8_MAX)
 
     @property
     def affine(self) -> tuple[float, int]:
         """Scale and zero point of unsigned 8 bits over the range, widened to hold zero exactly."""
         low, high = min(self.minimum, 0.0), max(self.maximum, 0.0)
-        scale = (high - low) / UINT8_STEPS or 1.0
+        scale = _scale((high - low) / UINT8_STEPS)
         return scale, max(0, min(UINT8_STEPS, round(-low / scale)))
 
 
@@ -61,13 +68,21 @@ class Observed:
         limit = self.thresholds[method]
         return Range(minimum=max(self.histogram.minimum, -limit), maximum=min(self.histogram.maximum, limit))
 
+    def beyond(self, method: Method) -> float:
+        """Share of the values above the threshold."""
+        return self.histogram.beyond(self.thresholds[method]) / max(1, self.histogram.total)
+
     def to_json(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
+        """Returns plain JSON values; what is derived is written for the reader."""
         return {
             "min": self.histogram.minimum,
             "max": self.histogram.maximum,
             "thresholds": {method.value: self.thresholds[method] for method in Method},
             "scales": {method.value: self.range_by(method).symmetric_scale for method in Method},
+            "beyond": {method.value: self.beyond(method) for method in Method},
+            "constant_channels": None
+            if self.histogram.channels is None
+            else int(self.histogram.channels.constant.sum()),
             "histogram": self.histogram.to_json(),
         }
 
@@ -82,6 +97,9 @@ class Observed:
         thresholds = {m: float(values["thresholds"][m.value]) for m in Method}
         if not all(math.isfinite(number) for number in (histogram.minimum, histogram.maximum, *thresholds.values())):
             raise ValueError("a number is not finite")
+        largest = max(-histogram.minimum, histogram.maximum, 0.0)
+        if not all(0 <= limit <= largest for limit in thresholds.values()):
+            raise ValueError(f"thresholds that are not from 0 to {largest}, the largest value")
         return cls(histogram=histogram, thresholds=thresholds)
 
 
@@ -130,9 +148,12 @@ class CalibrationTable:
             InputError: The file is missing or is not a calibration table.
         """
         try:
-            values = json.loads(path.read_text())
+            values = bounded_json(path, MAX_TABLE_BYTES)
             if values["schema"] != TABLE_SCHEMA:
                 raise ValueError(f"schema {values['schema']}, and this version reads {TABLE_SCHEMA}")
+            require_within(f"the calibration table {path}", len(values["tensors"]), MAX_TABLE_TENSORS, "tensors")
+            if not 0 < float(values["percentile"]) <= 100:
+                raise ValueError(f"the percentile {values['percentile']}")
             return cls(
                 method=Method(values["method"]),
                 percentile=float(values["percentile"]),
@@ -141,7 +162,7 @@ class CalibrationTable:
                 preprocessing=str(values["preprocessing"]),
                 images=tuple(str(digest) for digest in values["images_sha256"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
             raise InputError(
                 f"{path} cannot be read as a calibration table", got=repr(exc), remedy="run `alexnet-deploy calibrate`"
             ) from exc

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alexnet_deploy.printable import printable
 from alexnet_deploy.report.markdown import escaped
 
 _HEAD = ("row", "verdict", "new / old", "interval", "raw", "accuracy")
@@ -21,10 +22,10 @@ def print_comparison(document: dict[str, Any], console: Console) -> None:
         table.add_column(name, justify="left" if index < 2 else "right", no_wrap=index != 1, overflow="fold")
     for row in document["rows"]:
         if row["verdict"] is not None:
-            table.add_row(*(Text(cell) for cell in _cells(row)))
+            table.add_row(*(Text(printable(cell)) for cell in _cells(row)))
     console.print(table)
     for line in lines(document):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
 
 
 def markdown_from_comparison(document: dict[str, Any]) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from html import escape
 from typing import Any
+
+from alexnet_deploy.report.markup import escape
 
 _GAP, _TOP, _MIDDLE = 26, 70, 190
 _COLOURS = {"input": "#94a3b8", "conv": "#2563eb", "lrn": "#d97706", "pool": "#64748b", "linear": "#7c3aed"}

@@ -10,6 +10,7 @@ import numpy as np
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.precision.histogram import BINS, Histogram
+from alexnet_deploy.printable import printable
 
 _COLOURS = {"max": "#444444", "percentile": "#c05500", "entropy": "#0060a8", "mse": "#5a8a00"}
 _COLUMNS, _POINTS = 3, 128
@@ -71,5 +72,10 @@ def _draw(axis: Any, name: str, entry: dict[str, Any], method: str) -> None:
         width = 2.0 if label == method else 1.0
         axis.axvline(entry["thresholds"][label], color=colour, linewidth=width, label=label)
     axis.set_xlim(0, 1.05 * max(-entry["min"], entry["max"], histogram.width))
-    axis.set_title(f"{name}  ({100 * zeros / max(1.0, counts.sum() + zeros):.0f} % in the first bin)", fontsize=9)
+    # A name with dollar signs is no formula.
+    axis.set_title(
+        f"{printable(name)}  ({100 * zeros / max(1.0, counts.sum() + zeros):.0f} % in the first bin)",
+        fontsize=9,
+        parse_math=False,
+    )
     axis.tick_params(labelsize=7)

@@ -6,12 +6,16 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from alexnet_deploy.precision.findings import lines_from_facts
+from alexnet_deploy.printable import printable
 
 
 def print_inspection(document: dict[str, Any], console: Console) -> None:
     """Prints a document of `inspect`, whatever its kind."""
     for line in _heading(document):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
     if document["kind"] == "calibration":
         console.print(_ranges(document))
     elif document["kind"] == "kernel":
@@ -46,7 +50,8 @@ def _heading(document: dict[str, Any]) -> list[str]:
     facts = (document["passport"] or {}).get("facts", {})
     if facts.get("lrn_reason"):
         form = [name.replace("_", " ") for name in ("contain_nan", "channels_last") if facts.get(name)]
-        lines.append(f"LRN {', '.join([facts['lrn'], *form])}: {facts['lrn_reason']}")
+        lines.append(f"LRN {', '.join([str(facts.get('lrn')), *form])}: {facts['lrn_reason']}")
+    lines += lines_from_facts(facts)
     if document.get("plugins"):
         names = ", ".join(document["plugins"])
         lines.append(f"LRN plugins: {names}; with kernels for {', '.join(document['plugin_sms'])}")
@@ -55,6 +60,11 @@ def _heading(document: dict[str, Any]) -> list[str]:
     if document.get("passport_matches") is False:
         lines.append("THE PASSPORT BESIDE IT IS OF ANOTHER FILE: the hashes differ")
     return lines
+
+
+def _said(text: object) -> Text:
+    """A text from a file: neither controls nor markup."""
+    return Text(printable(text))
 
 
 def _shape(sides: list[int]) -> str:
@@ -77,7 +87,7 @@ def _textbook(document: dict[str, Any]) -> Table:
         if layer["type"] in ("relu", "dropout"):
             continue
         cells = [
-            layer["name"],
+            _said(layer["name"]),
             _what(layer),
             _shape(layer["output"]),
             layer["arithmetic"],
@@ -118,9 +128,7 @@ def _layers(document: dict[str, Any]) -> Table:
         table.add_column(name, justify="right")
     for layer in document["layers"]:
         table.add_row(
-            layer["name"],
-            layer.get("type", layer["op"]),
-            layer["precision"],
+            *(_said(text) for text in (layer["name"], layer.get("type", layer["op"]), layer["precision"])),
             _shape(layer["output"]),
             *(f"{layer[key]:,}" if layer[key] else "" for key in ("parameters", "macs", "weight_bytes")),
         )
@@ -162,5 +170,5 @@ def _ranges(document: dict[str, Any]) -> Table:
         table.add_column(name, justify="right")
     for name, entry in document["tensors"].items():
         numbers = [entry["min"], entry["max"], *(entry["thresholds"][m] for m in methods), entry["scales"][method]]
-        table.add_row(name, *(f"{number:.5g}" for number in numbers))
+        table.add_row(_said(name), *(f"{number:.5g}" for number in numbers))
     return table

@@ -7,7 +7,9 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from alexnet_deploy.printable import printable
 from alexnet_deploy.report.markdown import escaped
 from alexnet_deploy.report.terminal import percent
 
@@ -23,7 +25,7 @@ def print_load(document: dict[str, Any], console: Console) -> None:
     if ran:
         console.print(_table(document, ran, wide=console.width >= _WIDE))
     for line in sentences(document):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
 
 
 def markdown_from_load(document: dict[str, Any]) -> str:
@@ -97,7 +99,7 @@ def _table(document: dict[str, Any], rows: list[dict[str, Any]], *, wide: bool) 
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("LoadGen", no_wrap=True)
     for row in rows:
-        table.add_row(row["session"], _figure(row), *_latencies(row, percentiles), *_rest(row))
+        table.add_row(Text(printable(row["session"])), _figure(row), *_latencies(row, percentiles), *_rest(row))
     table.caption = f"{rows[0]['metric']['unit']}: {rows[0]['metric']['name']}; p50 to p99.9 in ms"
     table.caption_justify = "left"
     return table

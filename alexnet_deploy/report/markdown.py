@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alexnet_deploy.printable import printable
 from alexnet_deploy.report.rows import batches_that_ran, front_of, rows_that_ran, sessions_that_ran
 from alexnet_deploy.report.sections.start import sessions_of
 from alexnet_deploy.report.words import (
@@ -56,7 +57,7 @@ def markdown_from_bench(document: dict[str, Any]) -> str:
 
 def escaped(text: str) -> str:
     """Text as GitHub's Markdown shows it unchanged, in one line."""
-    one_line = " ".join(str(text).split())
+    one_line = printable(" ".join(str(text).split()))
     found = _ADDRESS.sub(r"\1&#8203;\2", _MARKUP.sub(r"\\\1", one_line))
     return _START.sub(lambda match: f"{match[1]}{match[2][:-1]}\\{match[2][-1]}", found)
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from html import escape as escaped_markup
 
+from alexnet_deploy.printable import printable_lines
 from alexnet_deploy.report.style import runtime_class
+
+
+def escape(text: str) -> str:
+    """Text as markup that shows it: what would be markup, a control or a mark of direction is spelt out."""
+    return escaped_markup(printable_lines(text))
 
 
 class Markup(str):

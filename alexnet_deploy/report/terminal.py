@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from alexnet_deploy.printable import printable
 from alexnet_deploy.report.rows import Row, batches_that_ran, rows_that_ran
 from alexnet_deploy.report.sections.start import sessions_of
 from alexnet_deploy.report.words import (
@@ -42,7 +43,7 @@ def print_bench(document: dict[str, Any], console: Console) -> None:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+    console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
 
 
 def _columns(width: int, rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
@@ -121,4 +122,4 @@ def _sessions(sessions: Sequence[dict[str, Any]]) -> Table:
 def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))

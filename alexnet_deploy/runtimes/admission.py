@@ -7,17 +7,26 @@ passport says must be what is here; the message says what differs, and the comma
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.artifacts import Passport, read_passport, require_hash, stated_passport
-from alexnet_deploy.errors import EngineError, InputError, MissingDependencyError, RuntimeUnavailableError
+from alexnet_deploy.errors import (
+    ArtifactError,
+    EngineError,
+    InputError,
+    MissingDependencyError,
+    RuntimeUnavailableError,
+)
+from alexnet_deploy.limits import MAX_ENGINE_BYTES, bounded_bytes
 from alexnet_deploy.machine import count_gpus, cuda_driver_version, gpu_name, gpu_sm
 from alexnet_deploy.optional import is_installed, tensorrt_version
-from alexnet_deploy.specs import AMPERE, RTX_MAGIC, RTX_SMS
+from alexnet_deploy.specs import AMPERE, RTX_MAGIC, RTX_SMS, Precision
 
+_BACKENDS = ("tensorrt", "tensorrt-rtx")
 # How a bench row begins whose engine was built and cannot be executed here.
 NOT_RUN = "built, not run: "
 
@@ -73,7 +82,7 @@ def admitted_engine(path: Path, runtime: str, *, trust: bool = False) -> Admitte
         RuntimeUnavailableError: There is no GPU.
     """
     passport = _passport(path, trust=trust)
-    facts, data = _facts_of(passport), path.read_bytes()
+    facts, data = _facts_of(path, passport), bounded_bytes(path, MAX_ENGINE_BYTES)
     if passport is not None and not trust:
         require_hash(path, passport, hashlib.sha256(data).hexdigest())
     backend = facts.get("backend", runtime)
@@ -118,7 +127,7 @@ def engine_facts(path: Path, *, trust: bool = False) -> dict[str, Any]:
         InputError: There is no such file, or it is no engine.
         ArtifactError: The passport is missing or changed.
     """
-    return _facts_of(_passport(path, trust=trust))
+    return _facts_of(path, _passport(path, trust=trust))
 
 
 def _passport(path: Path, *, trust: bool) -> Passport | None:
@@ -133,10 +142,42 @@ def _passport(path: Path, *, trust: bool) -> Passport | None:
     return passport
 
 
-def _facts_of(passport: Passport | None) -> dict[str, Any]:
+def _facts_of(path: Path, passport: Passport | None) -> dict[str, Any]:
     if passport is None:
         return {}
-    return passport.facts | {"version": passport.tools.get(passport.facts.get("backend", ""))}
+    wrong = _wrong_with(passport.facts)
+    if wrong is not None:
+        raise ArtifactError(
+            f"the passport of {path.name} does not describe an engine as build-engine does",
+            got=wrong,
+            expected="backend, precision, options and plan of an engine",
+            remedy="build the engine again, or open it without its passport (--trust, with the passport moved away)",
+        )
+    return passport.facts | {"version": passport.tools.get(passport.facts["backend"])}
+
+
+def _wrong_with(facts: dict[str, Any]) -> str | None:
+    """The first fact that is not of the kind that an engine's has: its digest says that it is whole, not what it is."""
+    if facts.get("backend") not in _BACKENDS or facts.get("precision") not in list(Precision):
+        return f"backend {facts.get('backend')!r:.40}, precision {facts.get('precision')!r:.40}"
+    texts = [facts.get(name) for name in ("source", "driver", "device", "lrn")]
+    options, plan = facts.get("options", {}), facts.get("plan", {})
+    if not all(isinstance(text, str | None) for text in texts) or not (
+        isinstance(options, dict) and isinstance(plan, dict)
+    ):
+        return "a fact of another kind"
+    profiles, built_for = options.get("profiles", []), options.get("sms", [])
+    if not isinstance(profiles, list) or not all(
+        isinstance(profile, dict) and all(isinstance(profile.get(name), int) for name in ("min", "opt", "max"))
+        for profile in profiles
+    ):
+        return "profiles that are none"
+    sms = plan.get("sms", [])
+    if not (isinstance(built_for, list) and all(isinstance(sm, int) for sm in built_for)) or not (
+        isinstance(sms, list) and all(isinstance(sm, str) and re.fullmatch(r"sm[0-9]{1,4}", sm) for sm in sms)
+    ):
+        return "SMs that are none"
+    return None
 
 
 def _require_version(path: Path, facts: dict[str, Any]) -> None:

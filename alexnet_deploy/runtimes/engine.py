@@ -6,6 +6,7 @@ Built, not run on a GPU; see `runtimes/cuda.py`.
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +57,8 @@ class EngineSession(Session):
         self._events: list[Any] = []
         self._engine: OpenedEngine | None = None
         self._failed = False
+        # Buffers, stream and contexts are those of one run.
+        self._turn = threading.RLock()
         try:
             logger = logger_of(tensorrt_module(admitted.backend))
             opening = driver_errors(f"{spec.path.name} cannot be opened")
@@ -87,15 +90,16 @@ class EngineSession(Session):
         self._events = [self._device.cuda.Event() for _ in range(_EVENTS)]
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._device is None or self._engine is None:
-            raise SessionError("the session is closed")
-        profile = self._engine.range_of(len(images))
-        try:
-            with self._device.current(), recorded(logger_of(self._engine.trt)):
-                return self._run_on_device(images, profile)
-        except BaseException:
-            self._failed = True
-            raise
+        with self._turn:
+            if self._device is None or self._engine is None:
+                raise SessionError("the session is closed")
+            profile = self._engine.range_of(len(images))
+            try:
+                with self._device.current(), recorded(logger_of(self._engine.trt)):
+                    return self._run_on_device(images, profile)
+            except BaseException:
+                self._failed = True
+                raise
 
     def _run_on_device(self, images: NDArray[np.float32], profile: BatchRange) -> NDArray[np.float32]:
         batch, stream = len(images), self._stream
@@ -164,9 +168,12 @@ class EngineSession(Session):
         Raises:
             SessionError: The driver did not take something back; not after an earlier error, whose message counts.
         """
-        if self._device is None:
-            return
-        device, self._device = self._device, None
+        with self._turn:
+            device, self._device = self._device, None
+            if device is not None:
+                self._free(device)
+
+    def _free(self, device: Device) -> None:
         errors = contextlib.suppress(Exception) if self._failed else driver_errors("the session cannot be closed")
         # Every step is taken whether those before it succeed or not, the one named last first.
         with errors, device.last(), contextlib.ExitStack() as steps:

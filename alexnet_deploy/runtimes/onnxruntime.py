@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.errors import InputError, MissingDependencyError, RuntimeUnavailableError, SessionError
+from alexnet_deploy.graph_guard import read_proto
 from alexnet_deploy.machine import count_gpus
 from alexnet_deploy.optional import require, tensorrt_module
 from alexnet_deploy.runtimes.session import KernelTime, Session, SessionSpec
@@ -183,9 +184,8 @@ def _add_rtx(onnxruntime: Any, options: Any, chosen: dict[str, str]) -> None:
 
 def _profile_shapes(spec: SessionSpec, key: str) -> dict[str, str]:
     """Batches from 1 to the largest, so that one engine serves them all."""
-    import onnx
 
-    image = onnx.load(str(spec.path), load_external_data=False).graph.input[0]
+    image = read_proto(spec.path).graph.input[0]
     sides = "x".join(str(side.dim_value) for side in image.type.tensor_type.shape.dim[1:])
     batches = {"min": 1, "opt": 1, "max": spec.max_batch}
     return {key.format(name): f"{image.name}:{batch}x{sides}" for name, batch in batches.items()}

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_deploy.artifacts import sha256_of
 from alexnet_deploy.errors import EngineError, InputError, SessionError
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.optional import tensorrt_module
 from alexnet_deploy.runtimes.admission import Admitted
 from alexnet_deploy.trt_log import first_error, logger_of

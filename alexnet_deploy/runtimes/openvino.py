@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
@@ -50,11 +51,14 @@ class OpenVinoSession(Session):
             self.in_flight = int(model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
             self._requests = [model.create_infer_request() for _ in range(self.in_flight)]
         self._request: Any = model.create_infer_request()
+        # A request that is running refuses a second one.
+        self._turn = threading.Lock()
         _, channels, height, width = model.input(0).partial_shape
         self.image_shape = (channels.get_length(), height.get_length(), width.get_length())
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        return _infer(self._request, images)
+        with self._turn:
+            return _infer(self._request, images)
 
     def run_overlapped(self, images: NDArray[np.float32], runs: int, clock: Callable[[], float]) -> list[float]:
         if not self._requests:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.errors import SessionError
+from alexnet_deploy.graph_guard import read_proto
 from alexnet_deploy.optional import require
 from alexnet_deploy.precision.proof import require_layers
 from alexnet_deploy.specs import Precision, Target
@@ -54,7 +55,6 @@ def require_integers(precisions: dict[str, str], target: Target) -> None:
 
 
 def _onnxruntime(graph: Path) -> dict[str, str]:
-    import onnx
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def _onnxruntime(graph: Path) -> dict[str, str]:
             onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         except Exception as exc:  # its errors share no base class
             raise SessionError(f"ONNX Runtime cannot load {graph.name}", got=str(exc).split("\n")[0]) from exc
-        nodes = onnx.load(str(optimized), load_external_data=False).graph.node
+        nodes = read_proto(optimized).graph.node
         return {_SUFFIX.sub("", node.name): Precision.INT8.value for node in nodes if node.op_type in _INTEGER_OPS}
 
 

@@ -71,6 +71,9 @@ class KernelTime:
 class Session(ABC):
     """A loaded model, ready to run: `(N, 3, S, S) float32` to `(N, classes) float32`.
 
+    `run` may be called from many threads at once, and gives each its own rows; whether they compute side by side or one
+    after the other is the runtime's matter.
+
     Attributes:
         image_shape: `(3, S, S)`.
         notes: What the user should know of it, in sentences.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,18 +18,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet_deploy.artifacts import write_bytes
 from alexnet_deploy.data.batches import Skipped, batches, undamaged
 from alexnet_deploy.data.preprocessing import resized
 from alexnet_deploy.data.sources import ImageSource
-from alexnet_deploy.errors import TrainingError
+from alexnet_deploy.errors import DivergedError, TrainingError
+from alexnet_deploy.files import write_bytes
+from alexnet_deploy.interrupts import stoppable
 from alexnet_deploy.machine import cpu_flags, keep_freed_memory
 from alexnet_deploy.network import AlexNet
 from alexnet_deploy.progress import SILENT, Track, Voice
 from alexnet_deploy.specs import Preprocessing, fingerprint
 from alexnet_deploy.training.options import TrainingOptions, learning_rate_at
 from alexnet_deploy.training.pruning import Pruner
-from alexnet_deploy.training.state import load_state, save_state
+from alexnet_deploy.training.state import load_state, load_weights, save_state
 from alexnet_deploy.variants import layers_from_network
 
 _SECONDS_BETWEEN_SAVES = 300.0
@@ -109,7 +108,8 @@ def train(
 
     Raises:
         KeyboardInterrupt: It was interrupted; the state is on disk.
-        TrainingError: The loss is not finite, or there are too few images.
+        DivergedError: The loss is not finite; the network has the weights of the last state that was kept.
+        TrainingError: There are too few images.
     """
     keep_freed_memory()
     skipped = Skipped() if skip_bad else None
@@ -125,7 +125,11 @@ def train(
     run = _Run(network, data, options, files, voice, skipped)
     if resume:
         run.resume()
-    return run.run()
+    try:
+        return run.run()
+    except DivergedError as exc:
+        exc.last_good = run.restore_weights()
+        raise
 
 
 def uses_bf16(precision: str, device_type: str) -> bool:
@@ -194,6 +198,10 @@ class _Run:
         self.pruner = Pruner(self.network, self.options.density, self.total_steps)
         self.voice.say(f"resumed at step {self.step} of {self.total_steps}")
 
+    def restore_weights(self) -> int | None:
+        """Puts the network back to the state on disk; returns its step, or None where this run has kept none."""
+        return load_weights(self.files.state, self.network, self.fingerprint) if self.files.state.is_file() else None
+
     def run(self) -> TrainingResult:
         started, first = time.monotonic(), self.step
         if self.options.head_only:
@@ -201,26 +209,27 @@ class _Run:
         self.network.train()
         saved = time.monotonic()
         recent: deque[tuple[float, float]] = deque(maxlen=_STEPS_BETWEEN_LOG_LINES)
-        with _interruption() as interrupted, self._track() as track, self._log() as log:
+        text = "interrupted: training stops after this step; once more stops at once"
+        remedy = "everything is kept; the same command with --resume goes on from there"
+        with stoppable(self.voice.warn, text, remedy=remedy) as stop, self._track() as track, self._log() as log:
             while self.step < self.total_steps:
                 before, end = self.step, (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch
                 for images, labels in self._epoch():
                     loss, accuracy = self._step(images, labels)
                     recent.append((loss, accuracy))
                     self._report(track, log, recent, time.monotonic() - started, first)
-                    if interrupted.is_set() or time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                    if stop or time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                         self._save()
                         saved = time.monotonic()
-                    if interrupted.is_set() and self.step < end:
-                        raise KeyboardInterrupt
+                    if self.step < end:
+                        stop.obey()
                 if self.step == before:
                     raise TrainingError("no image of the epoch can be read", remedy="check the data")
                 # Batches in which every image was damaged were passed over.
                 self.step = end
                 self.validation_top1 = self._validate()
                 self._end_epoch(log)
-                if interrupted.is_set():
-                    raise KeyboardInterrupt
+                stop.obey()
         self.network.eval()
         self.network.any_size = False
         seconds = max(time.monotonic() - started, 1e-9)
@@ -241,10 +250,7 @@ class _Run:
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.options.label_smoothing)
         value = loss.item()
         if not np.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {self.step}",
-                remedy=f"lower --learning-rate; the state before this step may be in {self.files.state}",
-            )
+            raise DivergedError(f"the loss is {value} at step {self.step}", remedy="lower --learning-rate")
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm)
@@ -321,6 +327,10 @@ class _Run:
         self._save()
 
     def _save(self) -> None:
+        # What the last step did to the weights shows in the next loss; the state on disk must be a good one.
+        broken = [name for name, tensor in self.network.state_dict().items() if not bool(tensor.isfinite().all())]
+        if broken:
+            raise DivergedError(f"{broken[0]} is not finite after step {self.step}", remedy="lower --learning-rate")
         position = {"step": self.step, "validation_top1": self.validation_top1, "fingerprint": self.fingerprint}
         save_state(self.files.state, self.network, self.optimizer, position)
 
@@ -370,17 +380,3 @@ class _Log:
     def write(self, **values: object) -> None:
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
-
-
-@contextmanager
-def _interruption() -> Iterator[threading.Event]:
-    """Turns SIGINT into an event, so that a step is never cut in two."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    previous = signal.signal(signal.SIGINT, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous)

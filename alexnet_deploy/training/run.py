@@ -9,19 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_deploy.artifacts import atomic_path, require_writable, write_passport
+from alexnet_deploy.artifacts import write_artifact
 from alexnet_deploy.data.catalog import open_data
 from alexnet_deploy.data.shipped import Split, shipped_hashes
 from alexnet_deploy.data.sources import ArraySource, ImageSource
-from alexnet_deploy.errors import InputError
+from alexnet_deploy.errors import DivergedError, InputError
+from alexnet_deploy.files import atomic_path, require_writable
+from alexnet_deploy.locks import locked
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.network import AlexNet, initialize
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.specs import Preprocessing, Resize, fingerprint
-from alexnet_deploy.training.loop import TrainingData, TrainingFiles, split_for_training, train
+from alexnet_deploy.training.loop import TrainingData, TrainingFiles, TrainingResult, split_for_training, train
 from alexnet_deploy.training.options import TrainingOptions
 from alexnet_deploy.variants import NetworkSpec
-from alexnet_deploy.weights import ModelInfo, load_model, require_checkpoint_name, save_checkpoint
+from alexnet_deploy.weights import ModelInfo, encoded_checkpoint, load_model, require_checkpoint_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,30 +77,53 @@ def checkpoint_from_data(request: TrainingRequest, *, voice: Voice = SILENT) -> 
         f"{held_out} held out" + (f"; {left_out} left out, which guards and evaluations use" if left_out else "")
     )
     data = TrainingData(train=training, validation=validation, preprocessing=info.preprocessing)
-    result = train(network, data, options, files, resume=request.resume, skip_bad=request.skip_bad, voice=voice)
+    with locked(request.output, voice):
+        try:
+            result = train(network, data, options, files, resume=request.resume, skip_bad=request.skip_bad, voice=voice)
+        except DivergedError as exc:
+            _keep_last_good(exc, request, network, info)
+            raise
+        _write(request, network, info, result, training)
+        curve_from_log(files.log, files.log.with_suffix(".svg"))
+        files.state.unlink(missing_ok=True)
     if len(result.skipped):
         voice.warn(f"{len(result.skipped)} damaged images were skipped, the first: {result.skipped.names[0]}")
-    save_checkpoint(network, info, request.output, half=request.half)
-    write_passport(
+    voice.say(f"wrote {request.output} ({request.output.stat().st_size / 1e6:.1f} MB)")
+    return request.output
+
+
+def _keep_last_good(error: DivergedError, request: TrainingRequest, network: AlexNet, info: ModelInfo) -> None:
+    """Makes a checkpoint of the weights that the network was put back to, and says so in the error."""
+    if error.last_good is None:
+        return
+    stem = request.output.name.split(".")[0]
+    path = request.output.with_name(f"{stem}.last-good.safetensors")
+    data = encoded_checkpoint(network, info, path)
+    write_artifact(path, data, kind="checkpoint", facts={"model": info.to_json(), "steps": error.last_good})
+    error.expected = "a finite loss and finite weights"
+    error.remedy = f"go on from the weights of step {error.last_good} with --model {path} and a lower --learning-rate"
+
+
+def _write(
+    request: TrainingRequest, network: AlexNet, info: ModelInfo, result: TrainingResult, training: ImageSource
+) -> None:
+    write_artifact(
         request.output,
+        encoded_checkpoint(network, info, request.output, half=request.half),
         kind="checkpoint",
         parents=[Path(request.model)] if request.model and Path(request.model).is_file() else [],
-        request=fingerprint([options.to_json(), request.data]),
+        request=fingerprint([request.options.to_json(), request.data]),
         facts={
             "model": info.to_json(),
-            "data": source.name,
+            "data": training.name,
             "images": len(training),
-            "training": options.to_json(),
+            "training": request.options.to_json(),
             "steps": result.steps,
             "images_per_second": round(result.images_per_second, 2),
             "validation_top1": result.validation_top1,
         },
         tools=tool_versions("torch"),
     )
-    curve_from_log(files.log, files.log.with_suffix(".svg"))
-    files.state.unlink(missing_ok=True)
-    voice.say(f"wrote {request.output} ({request.output.stat().st_size / 1e6:.1f} MB)")
-    return request.output
 
 
 def _start(request: TrainingRequest, source: ImageSource) -> tuple[AlexNet, ModelInfo]:

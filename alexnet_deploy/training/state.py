@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alexnet_deploy.artifacts import write_bytes
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.files import write_bytes
+from alexnet_deploy.limits import json_from_text
 
 if TYPE_CHECKING:
     from alexnet_deploy.network import AlexNet
@@ -32,22 +33,30 @@ def save_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, p
     write_bytes(path, save(tensors, {_KEY: json.dumps(position)}))
 
 
+def load_weights(path: Path, network: AlexNet, fingerprint: str) -> int | None:
+    """Restores the weights alone; returns the step that they are of, or None where they are another run's.
+
+    Raises:
+        InputError: There is no such state, or it cannot be read.
+    """
+    position, tensors = _read(path)
+    if position["fingerprint"] != fingerprint:
+        return None
+    network.load_state_dict(_weights_of(tensors))
+    return int(position["step"])
+
+
+def _weights_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
+
+
 def load_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, fingerprint: str) -> dict[str, Any]:
     """Restores what `save_state` wrote and returns the position.
 
     Raises:
         InputError: There is no such state, it cannot be read, or it belongs to a run with other options.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            position: dict[str, Any] = json.loads(file.metadata()[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as exc:
-        raise InputError(
-            f"there is no run to resume at {path}", got=exc, remedy="leave out --resume to start anew"
-        ) from exc
+    position, tensors = _read(path)
     if position["fingerprint"] != fingerprint:
         raise InputError(
             f"the run at {path} was started with other options",
@@ -55,17 +64,58 @@ def load_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, f
             expected=position["fingerprint"],
             remedy="give the options it was started with, or leave out --resume to start anew",
         )
-    network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")})
+    try:
+        _restore(network, optimizer, tensors)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as exc:
+        raise InputError(
+            f"the run at {path} does not fit its own options: it is damaged",
+            got=str(exc).strip().split("\n")[-1].strip(),
+            remedy="leave out --resume to start anew",
+        ) from exc
+    return position
+
+
+def _is_position(values: Any) -> bool:
+    return (
+        isinstance(values, dict)
+        and isinstance(values.get("fingerprint"), str)
+        and isinstance(values.get("step"), int)
+        and values["step"] >= 0
+        and isinstance(values.get("validation_top1"), float | None)
+    )
+
+
+def _restore(network: AlexNet, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    network.load_state_dict(_weights_of(tensors))
     state: dict[int, dict[str, torch.Tensor]] = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             parameter = parameters[int(index)]
+            if tensor.dim() and tensor.shape != parameter.shape:
+                raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
             if tensor.shape == parameter.shape:
                 # Fused optimizers walk over memory, not over elements: the strides must be the parameter's.
                 tensor = torch.empty_like(parameter).copy_(tensor)
             state.setdefault(int(index), {})[key] = tensor
+    if len({frozenset(held) for held in state.values()}) > 1 or len(state) not in (0, len(parameters)):
+        raise ValueError("the optimizer's state is not whole")
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return position
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            position: dict[str, Any] = json_from_text(file.metadata()[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+        if not _is_position(position):
+            raise ValueError("its position is none")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as exc:
+        raise InputError(
+            f"there is no run to resume at {path}", got=exc, remedy="leave out --resume to start anew"
+        ) from exc
+    return position, tensors

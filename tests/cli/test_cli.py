@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 
 from alexnet_deploy import __version__
-from alexnet_deploy.artifacts import sha256_of
 from alexnet_deploy.cli.main import COMMANDS
 from alexnet_deploy.data.catalog import FASHION_MNIST_CLASSES
 from alexnet_deploy.data.preprocessing import batch_from_images
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.engines.plan import read_plan
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.graph import read_graph, write_graph
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.precision.table import CalibrationTable

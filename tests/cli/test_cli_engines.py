@@ -350,7 +350,7 @@ def broken(kind: str, folder: Path) -> Path:
         ("unknown operator", ["not a valid ONNX file", "Frobnicate"]),
         ("foreign operator", ["cannot run the graph", "com.acme"]),
         ("data missing", ["weights.bin", "is not there", "one folder"]),
-        ("data cut short", ["not a valid ONNX file", "exceeds"]),
+        ("data cut short", ["is not whole in its file", "of 5"]),
         ("data above", ["outside its folder", "../outside.bin"]),
         ("data absolute", ["outside its folder"]),
         ("data through a link", ["outside its folder", "link.bin"]),

@@ -59,7 +59,7 @@ def test_an_idx_file_with_bytes_too_many_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(idx_bytes(noise(2, 28, 28)) + b"\0")
     with pytest.raises(DataError) as caught:
         read_idx(tmp_path / "x")
-    assert "(2, 28, 28), but 1569 bytes follow" in str(caught.value.got)
+    assert "(2, 28, 28), but 1569 bytes or more follow" in str(caught.value.got)
 
 
 @pytest.mark.parametrize("magic", [b"\0\0\x0d\x03", b"\1\0\x08\x03", b"\x89PNG", b"\0\0\x08\x00", b"\0\0\x08\xff"])
@@ -110,7 +110,7 @@ def test_an_idx_file_that_unpacks_to_too_much_is_refused(
     monkeypatch.setattr(sources, "MAX_UNPACKED_BYTES", len(data) - 1)
     with pytest.raises(DataError) as caught:
         read_idx(path)
-    assert "unpacks to more than" in str(caught.value.got)
+    assert ("unpacks to more than" if packed else "is too large") in str(caught.value)
 
 
 # CIFAR

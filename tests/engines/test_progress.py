@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -12,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy.engines.progress import STEPS, BuildProgress, monitor_of, watched_interrupts
+from alexnet_deploy.engines.progress import STEPS, BuildProgress, monitor_of
+from alexnet_deploy.interrupts import Stopped, StopRequest, stoppable
 
 
 class Bar:
@@ -92,9 +92,11 @@ class Monitor(Protocol):
     def phase_finish(self, phase_name: str) -> None: ...
 
 
-def monitored(build: BuildProgress, interrupted: Callable[[], bool] = lambda: False) -> Monitor:
+def monitored(build: BuildProgress, stop: StopRequest | None = None) -> Monitor:
     monitor: Monitor = monitor_of(
-        SimpleNamespace(IProgressMonitor=type("IProgressMonitor", (), {})), build, interrupted
+        SimpleNamespace(IProgressMonitor=type("IProgressMonitor", (), {})),
+        build,
+        StopRequest() if stop is None else stop,
     )
     return monitor
 
@@ -129,28 +131,16 @@ def test_ctrl_c_is_seen_from_another_thread_while_the_main_one_waits() -> None:
         monitor.phase_start("build", None, 4)
         answers.append(monitor.step_complete("build", 0))
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        for step in range(1, 1000):
+        for step in range(1, 100_000):
             answers.append(monitor.step_complete("build", step))
             if not answers[-1]:
                 return
 
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), watched_interrupts() as interrupted:
-        thread = threading.Thread(target=calls, args=(monitored(build, interrupted),))
+    with pytest.raises(KeyboardInterrupt), stoppable(lambda _: None, "ending") as stop:
+        monitor = monitored(build, stop)
+        thread = threading.Thread(target=calls, args=(monitor,))
         thread.start()
         thread.join()
+        assert isinstance(monitor.error, Stopped)
+        stop.obey()
     assert answers[0] is True and answers[-1] is False
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_a_build_on_another_thread_watches_no_signals() -> None:
-    found: list[bool] = []
-
-    def calls() -> None:
-        with watched_interrupts() as interrupted:
-            found.append(interrupted())
-
-    thread = threading.Thread(target=calls)
-    thread.start()
-    thread.join()
-    assert found == [False]

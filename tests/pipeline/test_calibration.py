@@ -14,11 +14,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_deploy.artifacts import read_passport, sha256_of
+from alexnet_deploy.artifacts import read_passport
 from alexnet_deploy.data.batches import Batch, batches
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import ArtifactError, DataError, ImageError, InputError
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.graph import write_graph
 from alexnet_deploy.pipeline.calibration import calibrated, calibration_images
 from alexnet_deploy.pipeline.workspace import Artifact, Workspace
@@ -191,7 +192,7 @@ def test_the_table_and_its_passport_say_what_it_was_made_from(path: Path, graph:
     passport = read_passport(path)
     assert passport is not None and passport.parents == (("graph.onnx", sha256_of(graph)),)
     assert passport.facts == artifact.facts == {
-        "method": "mse", "images": COUNT, "data": "noise", "origin": {},
+        "method": "mse", "images": COUNT, "data": "noise", "origin": {}, "safety": [],
     }  # fmt: skip
     assert passport.tools.keys() & {"onnxruntime", "onnxruntime-gpu"}
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["calibration.json", "calibration.json.json"]
@@ -287,11 +288,11 @@ def test_a_damaged_file_of_counts_starts_anew(path: Path, graph: Path, read: lis
 def test_a_table_that_cannot_be_written_costs_no_image_twice(
     path: Path, graph: Path, read: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, **known: object) -> None:
         raise ArtifactError(f"{path} cannot be written")
 
     interrupted(path, graph, 2)
-    monkeypatch.setattr("alexnet_deploy.pipeline.workspace.write_bytes", full)
+    monkeypatch.setattr("alexnet_deploy.pipeline.workspace.write_artifact", full)
     with pytest.raises(ArtifactError):
         stage(path, graph)
     monkeypatch.undo()

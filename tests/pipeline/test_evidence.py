@@ -11,10 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_deploy.artifacts import write_json, write_passport
+from alexnet_deploy.artifacts import write_passport
 from alexnet_deploy.bench.candidate import Candidate, Taken
 from alexnet_deploy.bench.runner import EvaluationData, LocalRunner, Runner
 from alexnet_deploy.data.sources import ArraySource
+from alexnet_deploy.files import write_json
 from alexnet_deploy.pipeline.evidence import confusion, flipped, histograms, passports
 from alexnet_deploy.pipeline.sensitivity import changes, sensitivity
 from alexnet_deploy.pipeline.stages import Deployment

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from alexnet_deploy.artifacts import read_passport, sha256_of
+from alexnet_deploy.artifacts import read_passport
 from alexnet_deploy.engines.options import EngineOptions
 from alexnet_deploy.engines.plan import read_plan
 from alexnet_deploy.errors import PrecisionProofError
 from alexnet_deploy.export import run_onnx
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.graph import read_graph, write_graph
 from alexnet_deploy.lrn.node import POOLED_NODE, plugin_nodes
 from alexnet_deploy.pipeline.lrn_choice import LrnChoice, lrn_choice

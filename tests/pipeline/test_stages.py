@@ -12,12 +12,13 @@ import onnx
 import pytest
 from PIL import Image
 
-from alexnet_deploy.artifacts import read_passport, sha256_of
+from alexnet_deploy.artifacts import read_passport
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.engines.options import EngineOptions, Profile
 from alexnet_deploy.engines.plan import read_plan
 from alexnet_deploy.errors import AlexnetDeployError, ArtifactError, InputError, PrecisionProofError
 from alexnet_deploy.export import run_onnx
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.graph import graph_bytes, info_of, read_graph, write_graph
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.workspace import Workspace

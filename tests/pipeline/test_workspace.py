@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from alexnet_deploy.artifacts import passport_path, read_passport, sha256_of
+from alexnet_deploy.artifacts import passport_path, read_passport
 from alexnet_deploy.errors import ArtifactError, GraphError, InputError
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.pipeline import workspace as workspace_module
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
 from alexnet_deploy.progress import Voice
@@ -145,7 +146,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_the_work(
     def refuse(**options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("alexnet_deploy.artifacts.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("alexnet_deploy.files.tempfile.mkstemp", refuse)
     with pytest.raises(ArtifactError, match="cannot be written") as caught:
         maker.make()
     assert caught.value.got == "Permission denied" and maker.calls == 0

@@ -19,6 +19,7 @@ from tests.report.documents import (
     spoiled,
     whole_document,
 )
+from tests.security.hostile import nasty
 
 PHONE, DESK = (360, 740), (1280, 900)
 
@@ -54,6 +55,7 @@ DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "whole": whole_document,
     "schema 1": document,
     "hostile": lambda: spoiled(whole_document()),
+    "nasty": lambda: nasty(whole_document()),
     "crowded": crowded_document,
     "many classes": many_classes_document,
     "nothing ran": nothing_ran,

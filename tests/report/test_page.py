@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from typing import Any
@@ -147,10 +149,14 @@ def test_the_page_refers_to_nothing_outside_itself() -> None:
 
 
 def test_the_policy_forbids_what_the_page_does_not_need() -> None:
-    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page_from_bench(document()))
+    page = page_from_bench(whole_document())
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     assert policy
+    styles = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(styles[0].encode()).digest()).decode()
+    assert len(styles) == 1 and " style=" not in page
     assert policy[1].split("; ") == [
-        "default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", "base-uri 'none'", "form-action 'none'",
+        "default-src 'none'", f"style-src 'sha256-{digest}'", "img-src data:", "base-uri 'none'", "form-action 'none'",
     ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,6 +103,17 @@ def test_outputs_of_an_earlier_run_stay(rig: Rig) -> None:
         kept = first.copy()
         session.run(images[1:])
         np.testing.assert_array_equal(first, kept)
+
+
+@with_and_without_graphs
+def test_many_threads_get_each_their_own_answers(graph: bool, rig: Rig) -> None:
+    images = shipped_batch(16)
+    parts = [images[start : start + size] for size in (1, 2, 3) for start in range(0, 12, size)]
+    with rig.session(rig.engine(), graph=graph) as session:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(session.run, parts * 2))
+        for part, rows in zip(parts * 2, found, strict=True):
+            assert_near(rows, part, rig)
 
 
 def test_images_that_lie_anywhere_in_memory_are_taken(rig: Rig) -> None:

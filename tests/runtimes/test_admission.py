@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_deploy.artifacts import passport_path, write_bytes, write_passport
+from alexnet_deploy.artifacts import passport_path, write_passport
 from alexnet_deploy.errors import (
     AlexnetDeployError,
     ArtifactError,
@@ -16,6 +16,7 @@ from alexnet_deploy.errors import (
     MissingDependencyError,
     RuntimeUnavailableError,
 )
+from alexnet_deploy.files import write_bytes
 from alexnet_deploy.runtimes import admission
 from alexnet_deploy.runtimes.admission import admitted_engine, engine_backend, engine_facts, rebuild_command
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from alexnet_deploy.machine import count_gpus
 from alexnet_deploy.optional import tensorrt_version
 from alexnet_deploy.precision.qdq import int8_from_fp32
 from alexnet_deploy.runtimes.open import open_session
-from alexnet_deploy.runtimes.session import Session, SessionSpec
+from alexnet_deploy.runtimes.session import THROUGHPUT, Session, SessionSpec
 from alexnet_deploy.specs import Lowering, Precision, Target
 from tests.conftest import SMALL_SIDE
 from tests.graphs import model_of, relative_error, shipped_batch, small_graph, small_table
@@ -77,6 +78,22 @@ def test_outputs_of_an_earlier_run_stay(runtime: str, artifacts: dict[str, Path]
         kept = first.copy()
         session.run(images[1:2])
         np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize("hint", [None, THROUGHPUT])
+@pytest.mark.parametrize("runtime", [*RUNNING, "onnxruntime-cpu int8", "openvino int8"])
+def test_many_threads_get_each_their_own_answers(runtime: str, hint: str | None, artifacts: dict[str, Path]) -> None:
+    if hint and not runtime.startswith("openvino"):
+        pytest.skip("a hint of OpenVINO's")
+    images = shipped_batch(16)
+    precision = Precision.INT8 if runtime.endswith("int8") else Precision.FP32
+    parts = [images[start : start + size] for size in (1, 2, 3) for start in range(0, 12, size)]
+    with opened(runtime.split()[0], artifacts[runtime], precision, hint) as session:
+        alone = [session.run(part) for part in parts]
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(session.run, parts * 4))
+    for index, rows in enumerate(found):
+        np.testing.assert_array_equal(rows, alone[index % len(parts)])
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino"])

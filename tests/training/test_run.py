@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_deploy.artifacts import require_passport, sha256_of
+from alexnet_deploy.artifacts import require_passport
 from alexnet_deploy.data.catalog import FASHION_MNIST_CLASSES
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ArraySource, FolderSource
 from alexnet_deploy.errors import AlexnetDeployError, ArtifactError, InputError, TrainingError
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.specs import Preprocessing, Resize
 from alexnet_deploy.training import run

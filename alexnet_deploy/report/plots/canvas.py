@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 
+from alexnet_deploy.report.markup import escape
 from alexnet_deploy.report.style import runtime_class
 
 # Of a picture as wide as the page; the style sheet never shows it narrower than 680, so that its text can be read.

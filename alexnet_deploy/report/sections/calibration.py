@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
-from alexnet_deploy.report.markup import paragraph
+from alexnet_deploy.report.markup import escape, paragraph
 from alexnet_deploy.report.plots.histograms import METHODS, histogram
 from alexnet_deploy.report.words import plural
 
@@ -36,6 +35,11 @@ def histograms(document: Mapping[str, Any]) -> str:
         zeros = f"; {100 * tensor['zero_share']:.0f} % zeros" if tensor.get("zero_share") is not None else ""
         pictures.append(
             f"<figure><h4>{escape(str(tensor['name']))}</h4>{histogram(tensor, method)}"
-            f"<figcaption>{escape(ends)}{escape(zeros)}</figcaption></figure>"
+            f"<figcaption>{escape(ends)}{escape(zeros)}{escape(_clipped(tensor, method))}</figcaption></figure>"
         )
     return paragraph(how, "soft") + f'<div class="grid">{"".join(pictures)}</div>'
+
+
+def _clipped(tensor: Mapping[str, Any], method: str) -> str:
+    share = (tensor.get("beyond") or {}).get(method)
+    return f"; {100 * share:.2g} % saturate" if share else ""

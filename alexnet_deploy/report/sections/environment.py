@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
-from alexnet_deploy.report.markup import bullets, heading, scrolled, table
+from alexnet_deploy.report.markup import bullets, escape, heading, scrolled, table
 from alexnet_deploy.report.words import fixed, warnings_of
 
 _GPU_HEAD = ("GPU", "when", "SM MHz", "memory MHz", "°C", "W", "throttled by")

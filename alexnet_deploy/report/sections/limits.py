@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
-from alexnet_deploy.report.markup import figure, heading, paragraph, scrolled, table
+from alexnet_deploy.report.markup import escape, figure, heading, paragraph, scrolled, table
 from alexnet_deploy.report.plots.canvas import shapes_in_words
 from alexnet_deploy.report.plots.layers import layers, longest_layer
 from alexnet_deploy.report.plots.roofline import roofline, roofs_of, rows_with_limits

@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
-from alexnet_deploy.report.markup import figure, heading, paragraph
+from alexnet_deploy.report.markup import escape, figure, heading, paragraph
 from alexnet_deploy.report.plots.confusion import confusion
 from alexnet_deploy.report.words import label_of_session
 

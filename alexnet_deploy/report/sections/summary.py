@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
-from alexnet_deploy.report.markup import bullets, paragraph
+from alexnet_deploy.report.markup import bullets, escape, paragraph
 from alexnet_deploy.report.rows import (
     Row,
     accuracy_name,
