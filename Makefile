@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: help setup demo test fuzz check format gpu-check bench peers lrn-table clean
+# What the recorded figures were measured with; `make setup CONSTRAINTS=` takes the newest that the bounds admit.
+CONSTRAINTS ?= constraints/measured.txt
+
+.PHONY: help setup demo test fuzz check format audit constraints gpu-check bench peers lrn-table clean
 
 help:
 	@echo "make demo       set up, then take the shipped model the whole way to a report (artifacts/report.html)"
 	@echo "make test       set up, then run the tests"
 	@echo "make fuzz       ten minutes of damaged files of every kind (FUZZ_SECONDS=60 for less)"
-	@echo "make check      lint, formatting, types"
+	@echo "make check      lint, formatting, types, and an audit of what is installed that needs no network"
+	@echo "make audit      the same audit of every byte, and how to ask a database of vulnerabilities"
+	@echo "make constraints  writes constraints/measured.txt anew from what is installed"
 	@echo "make bench      measure this machine anew and record it in benchmarks/results/"
 	@echo "make peers      measure against torch's export, quantize_static, NNCF and modelopt (some 14 GB of disk, once)"
 	@echo "make lrn-table  run every LRN implementation anew and record what it does in docs/lrn.md"
@@ -19,10 +24,10 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "alexnet-deploy needs Python 3.11 or later, got " + sys.version.split()[0] + "; set PYTHON=python3.12, say")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[rtx,openvino,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[rtx,openvino,dev]' $(addprefix --constraint ,$(CONSTRAINTS))
 	touch $@
 
 demo: setup
@@ -39,10 +44,18 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tools.audit
 
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+audit: setup
+	$(BIN)/python -m tools.audit --complete
+	@echo "Where a network is: pipx run pip-audit --no-deps --requirement constraints/measured.txt"
+
+constraints: setup
+	$(BIN)/python -m tools.constraints
 
 bench: setup
 	$(BIN)/python -m benchmarks.record

@@ -163,7 +163,8 @@ def preprocessing_from_source(source: ImageSource, image_size: int) -> Preproces
     mean, std = np.atleast_1d(pixels.mean(axis=axes)), np.atleast_1d(pixels.std(axis=axes))
     if source.images.ndim == 3:
         mean, std = np.full(3, pixels.mean()), np.full(3, pixels.std())
-    if float(std.min()) <= 0:
+    # As it is stored: the mean of equal numbers may miss them by a rounding, and leave a deviation of 1e-9.
+    if round(float(std.min()), 4) <= 0:
         raise InputError(f"{source.name}: every image is the same", got="a standard deviation of 0")
     red, green, blue = (round(float(value), 4) for value in mean)
     red_std, green_std, blue_std = (round(float(value), 4) for value in std)
