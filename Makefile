@@ -7,12 +7,14 @@ STAMP := $(VENV)/.set-up
 # What the recorded figures were measured with; `make setup CONSTRAINTS=` takes the newest that the bounds admit.
 CONSTRAINTS ?= constraints/measured.txt
 
-.PHONY: help setup demo test fuzz check format audit constraints gpu-check bench peers lrn-table clean
+.PHONY: help setup demo test fuzz faults soak check format audit constraints gpu-check bench peers lrn-table clean
 
 help:
 	@echo "make demo       set up, then take the shipped model the whole way to a report (artifacts/report.html)"
 	@echo "make test       set up, then run the tests"
 	@echo "make fuzz       ten minutes of damaged files of every kind (FUZZ_SECONDS=60 for less)"
+	@echo "make faults     kills every command at every point at which it writes, and runs it again"
+	@echo "make soak       half an hour of predict and bench in one process, and what they leave behind"
 	@echo "make check      lint, formatting, types, and an audit of what is installed that needs no network"
 	@echo "make audit      the same audit of every byte, and how to ask a database of vulnerabilities"
 	@echo "make constraints  writes constraints/measured.txt anew from what is installed"
@@ -39,6 +41,12 @@ test: setup
 FUZZ_SECONDS ?= 600
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+faults: setup
+	ALEXNET_DEPLOY_FAULTS=all $(BIN)/python -m pytest tests/faults
+
+soak: setup
+	$(BIN)/python -m benchmarks.soak
 
 check: setup
 	$(BIN)/ruff check .

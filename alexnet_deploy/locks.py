@@ -14,10 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from alexnet_deploy.errors import InputError
 from alexnet_deploy.files import cannot_write, is_at
+from alexnet_deploy.limits import bounded_json
 from alexnet_deploy.progress import SILENT, Voice
 
 _SECONDS_BETWEEN_TRIES = 0.1
+_LONGEST_BYTES = 4096
 # What a file system answers that has no locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
@@ -93,8 +96,8 @@ def _owner() -> dict[str, Any]:
 
 def _owner_text(lock: Path) -> str:
     try:
-        owner = json.loads(lock.read_text())
+        owner = bounded_json(lock, _LONGEST_BYTES)
         age = (datetime.now(UTC) - datetime.fromisoformat(owner["since"])).total_seconds()
         return f"{owner['command']} (process {owner['pid']} on {owner['host']}, for {max(age, 0):.0f} s)"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, InputError):
         return "another command"

@@ -184,9 +184,8 @@ def test_a_constant_whose_shape_is_not_its_data(shape: list[int], tmp_path: Path
     tensor = next(each for each in model.graph.initializer if each.name == "conv_w")
     tensor.dims[:] = shape
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(InputError, match="conv_w") as caught:
+    with pytest.raises(InputError, match="conv_w"):
         read_graph(tmp_path / "x.onnx")
-    assert "conv_w" in str(caught.value.got)
 
 
 def test_a_graph_that_the_converter_finds_contradictory_is_not_converted(
