@@ -19,7 +19,7 @@ from alexnet_deploy.errors import ArtifactError
 
 _CHUNK_BYTES = 1 << 20
 # Of a temporary file: `.alexnet.onnx.k3j5h2l1.partial.onnx`. A name may have 255 bytes in all.
-_PARTIAL = re.compile(r"\..+\.\w{8}\.partial(\.\w*)?")
+_PARTIAL = re.compile(r"\..+\.\w{8}\.partial(\.[^.]*)?")
 _LONGEST_PREFIX = 100
 
 

@@ -94,7 +94,9 @@ def stoppable(
             raise Stopped(number, remedy)
 
     listener = threading.Thread(target=_listen, args=(reads, request, acknowledge, text), daemon=True)
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    # Shells have what they start in the background ignore Ctrl-C; that stays.
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
     wakeup = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
     listener.start()
     try:

@@ -15,6 +15,7 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,18 @@ def answers(session: Session, images: np.ndarray[Any, np.dtype[np.float32]]) -> 
         return [rows.tobytes() for rows in pool.map(session.run, [images[i : i + 1] for i in range(len(images))])]
 
 
+@contextlib.contextmanager
+def own_temporary_folder() -> Iterator[None]:
+    """Other programs use the machine's; workers take theirs from the environment."""
+    with tempfile.TemporaryDirectory(prefix="alexnet-deploy-soak-") as folder:
+        os.environ["TMPDIR"], tempfile.tempdir = folder, folder
+        try:
+            yield
+        finally:
+            del os.environ["TMPDIR"]
+            tempfile.tempdir = None
+
+
 @click.command()
 @click.option("--minutes", default=30.0, show_default=True)
 @click.option("--workdir", type=click.Path(path_type=Path, file_okay=False), default=Path("artifacts"))
@@ -85,7 +98,7 @@ def main(minutes: float, workdir: Path, target: Path) -> None:
     picture = _picture(workdir)
     common = ["--workdir", str(workdir), "--quiet"]
     rounds, wrong, started = list[dict[str, Any]](), 0, time.monotonic()
-    with open_session(spec) as session:
+    with own_temporary_folder(), open_session(spec) as session:
         first = [session.run(images[i : i + 1]).tobytes() for i in range(RUNS)]
         while time.monotonic() - started < 60 * minutes:
             for _ in range(PREDICTIONS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from alexnet_deploy.network import AlexNet, initialize
 from alexnet_deploy.specs import Preprocessing, Resize
 from alexnet_deploy.variants import NetworkSpec
 from alexnet_deploy.weights import ModelInfo, save_checkpoint
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a script; the commands that are tested would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure.
 settings.register_profile("patient", deadline=None)

@@ -136,7 +136,7 @@ def test_a_file_has_the_permissions_of_any_new_file(umask: int, mode: int, tmp_p
 
 
 def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(tmp_path: Path) -> None:
-    left = [".a.onnx.k3j5h2l1.partial.onnx", ".b.k3j5h2l1.partial"]
+    left = [".a.onnx.k3j5h2l1.partial.onnx", ".b.k3j5h2l1.partial", ".c.s.k3j5h2l1.partial.training-state"]
     kept = [".a.onnx", ".c.partial", "a.k3j5h2l1.partial", ".c.short.partial.onnx", ".k3j5h2l1.partial.d"]
     for name in left + kept:
         (tmp_path / name).write_bytes(b"half")

@@ -112,6 +112,18 @@ def test_handlers_are_put_back_and_threads_and_pipes_are_gone() -> None:
     assert signal.set_wakeup_fd(wakeup) == wakeup
 
 
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ear = Ear()
+        with stoppable(ear, "ending", at_once=True) as stop:
+            send()
+            assert not stop
+        assert ear.texts == [] and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_the_inner_block_hears_it_and_the_outer_one_does_not() -> None:
     outer, inner = Ear(), Ear()
     with stoppable(outer, "outer", at_once=True), stoppable(inner, "inner") as stop:

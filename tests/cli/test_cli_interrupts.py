@@ -103,6 +103,11 @@ def test_a_bench_that_is_interrupted_leaves_no_process(small_checkpoint: Path, t
     _, err = process.communicate()
     assert process.returncode == 130, err
     assert "interrupted: ending" in err and "Traceback" not in err
+    # The last ones are ended by the end of their pipes.
+    for _ in range(300):
+        if not group_of(process.pid):
+            break
+        waited.wait(0.1)
     assert group_of(process.pid) == []
 
 

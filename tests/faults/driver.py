@@ -132,7 +132,7 @@ def _make(folder: Path) -> None:
 
     workspace = Workspace(folder=folder)
     graph = workspace.make(folder / "a.onnx", "onnx", {"opset": 20}, [], lambda: Made(data=b"graph" * 1000))
-    workspace.make(folder / "a.engine", "engine", {}, [graph.path], lambda: Made(data=b"engine" * 1000))
+    workspace.make(folder / "b.onnx", "engine", {}, [graph.path], lambda: Made(data=b"engine" * 1000))
 
 
 def serve() -> None:

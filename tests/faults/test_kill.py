@@ -25,7 +25,7 @@ IMAGES = ["--images", 24]
 # Commands before, the command that is killed, and the files that have no passport.
 COMMANDS: dict[str, tuple[list[list[object]], list[object]]] = {
     "export": ([], ["export"]),
-    "export-over-an-older-one": ([["export", "--opset", 18]], ["export"]),
+    "export-over-an-older-one": ([["export", "--opset", 20]], ["export"]),
     "export-fp16": ([["export"]], ["export", "--precision", "fp16", "--target", "tensorrt-rtx"]),
     "calibrate": ([["export"]], ["calibrate", *IMAGES]),
     "calibrate-over-an-older-one": ([["calibrate", "--images", 8]], ["calibrate", *IMAGES]),
@@ -34,8 +34,12 @@ COMMANDS: dict[str, tuple[list[list[object]], list[object]]] = {
         ["export", "--precision", "int8", "--target", "onnxruntime-cpu", "--rounding", "nearest"],
     ),
     "build-engine": ([["export"]], ["build-engine", "--fp16", "--backend", "tensorrt-rtx", "--sm", "89"]),
-    "inspect": ([["export"]], ["inspect", "alexnet.onnx", "--draw", "drawn.html"]),
+    "inspect": ([["calibrate", *IMAGES]], ["inspect", "calibration.json", "--draw", "drawn.svg"]),
 }
+
+
+# A builder times its kernels, so that an engine is another every time; its passport must fit it.
+_NEVER_THE_SAME = (".engine",)
 
 
 def points_of(last: int) -> Iterator[int]:
@@ -61,7 +65,7 @@ def artifacts(work: Path) -> dict[str, bytes]:
     return {
         name: data
         for name, data in content(work).items()
-        if not name.endswith((".log", ".jsonl", ".svg", ".lock"))
+        if not name.endswith((".log", ".jsonl", ".svg", ".lock", *_NEVER_THE_SAME))
         and not name.endswith((".onnx.json", ".engine.json", ".json.json", ".safetensors.json"))
     }
 
@@ -96,14 +100,14 @@ def test_killed_anywhere_and_run_again(
     code, last = run(command)
     assert code == 0 and last >= 4
     after = artifacts(work)
-    assert after != before
+    assert set(content(work)) != set(content(prepared)) or after != before
     for point in points_of(last):
         copy_of(prepared, work)
         assert run(command, point)[0] == -signal.SIGKILL
         require_whole(work, before, after)
         assert run(command)[0] == 0
         assert artifacts(work) == after, point
-        for path in after:
+        for path in content(work):
             if (work / f"{path}.json").exists():
                 assert matching_passport(work / path) is not None, (point, path)
         # A lock that nobody holds may stay; the next who makes the file takes it along.
@@ -116,7 +120,7 @@ def test_every_point_of_making_two_artifacts(driver: Driver, tmp_path: Path) -> 
         prepared = tmp_path / f"prepared-{older}"
         if older:
             work.mkdir(exist_ok=True)
-            for name in ("a.onnx", "a.engine"):
+            for name in ("a.onnx", "b.onnx"):
                 write_artifact(work / name, b"older", kind="onnx", request="another")
             copy_of(work, prepared)
         before = artifacts(prepared) if older else {}
