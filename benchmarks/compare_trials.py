@@ -43,7 +43,7 @@ SLOWED, FACTOR = "slowed", 1.2
 # Sessions that have a slowed twin.
 TWINS = ("onnxruntime-cpu/int8", "openvino/fp32")
 # Enough for the evaluation to be the measurement of its batch.
-IMAGES = 640
+IMAGES = 1280
 
 
 class SlowedSession(Session):

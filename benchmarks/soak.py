@@ -108,7 +108,8 @@ def main(minutes: float, workdir: Path, target: Path) -> None:
             rounds.append({"seconds": round(time.monotonic() - started, 1), **left_behind()})
             click.echo(f"{rounds[-1]}")
     settled = rounds[len(rounds) // 5 :]
-    growth = np.polyfit([r["seconds"] / 60 for r in settled], [r["rss_bytes"] for r in settled], 1)[0]
+    minutes_of, memory = [r["seconds"] / 60 for r in settled], [r["rss_bytes"] for r in settled]
+    growth = np.polyfit(minutes_of, memory, 1)[0] if len(settled) > 1 else 0.0
     write_json(
         target,
         {

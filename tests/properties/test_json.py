@@ -20,6 +20,7 @@ from alexnet_deploy.bench.peaks import Peaks
 from alexnet_deploy.engines.options import EngineOptions, Profile
 from alexnet_deploy.files import write_json
 from alexnet_deploy.pipeline.engine import engine_name
+from alexnet_deploy.precision.findings import Finding, Kind, Part
 from alexnet_deploy.precision.histogram import Histogram
 from alexnet_deploy.precision.table import CalibrationTable, observed
 from alexnet_deploy.precision.thresholds import Method
@@ -84,14 +85,25 @@ peaks = st.builds(
     macs_per_second=st.dictionaries(st.sampled_from([p.value for p in Precision]), st.floats(0, 1e15)),
     kernels=st.dictionaries(st.text(max_size=5), st.text(max_size=5)),
 )
+findings = st.builds(
+    Finding,
+    kind=st.sampled_from(Kind),
+    layer=st.text(max_size=5),
+    part=st.sampled_from(Part),
+    tensor=st.text(max_size=5),
+    count=st.integers(1, 50),
+    total=st.integers(50, 10**9),
+    largest=st.none() | st.floats(0, 1e30),
+)
 ROUND_TRIPS: dict[type[Any], st.SearchStrategy[Any]] = {
     Preprocessing: preprocessings(),
     NetworkSpec: networks,
     ModelInfo: infos(),
     Peaks: peaks,
+    Finding: findings,
 }
 # Theirs are in tests/precision, with the files that they come from.
-ELSEWHERE = {"Histogram", "Observed"}
+ELSEWHERE = {"Histogram", "Observed", "ChannelRanges"}
 
 
 @given(st.data())
