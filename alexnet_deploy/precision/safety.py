@@ -83,6 +83,8 @@ def logit_findings(model: ir.Model, logits: NDArray[np.floating]) -> list[Findin
     layers, rows = list(weighted_nodes(model)), logits.reshape(len(logits), -1)
     if not layers or min(rows.shape) < 2:
         return []
+    # Largest less smallest of FP32 numbers may be none.
+    rows = rows.astype(np.float64)
     spread = min(float(np.ptp(rows, axis=0).max()), float(np.ptp(rows, axis=1).max()))
     # The same sums in another order differ by as much.
     if spread > LOGIT_NOISE * float(np.abs(rows).max()):
