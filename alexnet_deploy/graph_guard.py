@@ -163,17 +163,26 @@ def _require_bytes(where: str, name: str, data_type: int, shape: list[int], raw:
 
     try:
         dtype = ir.DataType(data_type)
-        expected = -(-math.prod(shape) * dtype.bitwidth // 8)
+        expected = _bytes_of(dtype, shape)
     except (ValueError, TypeError):
         # ONNX's checker says which types there are, and which have raw bytes.
         return
     if raw != expected:
-        raise InputError(
-            f"{where}: the tensor {name!r} does not hold what its shape says",
-            got=f"{raw:,} bytes",
-            expected=f"{expected:,} for {dtype.name} {shape}",
-            remedy=_AGAIN,
-        )
+        raise _not_whole(where, name, dtype, shape, f"{raw:,} bytes", expected)
+
+
+def _bytes_of(dtype: Any, shape: Iterable[int]) -> int:
+    """What a tensor takes in raw form; numbers of a few bits are packed."""
+    return int(-(-math.prod(shape) * dtype.bitwidth // 8))
+
+
+def _not_whole(where: str, name: str, dtype: Any, shape: list[int], got: str, expected: int) -> InputError:
+    return InputError(
+        f"{where}: the tensor {name!r} does not hold what its shape says",
+        got=got,
+        expected=f"{expected:,} for {dtype.name} {shape}",
+        remedy=_AGAIN,
+    )
 
 
 def _kinds_of(message: Any) -> dict[int, Any]:
@@ -334,17 +343,12 @@ def _require_whole(path: Path, tensor: onnx.TensorProto, size: int) -> None:
         return
     if tensor.HasField("raw_data"):
         # Measured already, unless protobuf merged two into one; to read them here is to copy them.
-        expected = -(-math.prod(shape) * dtype.bitwidth // 8) if dtype.name != "STRING" else 0
+        expected = _bytes_of(dtype, shape) if dtype.name != "STRING" else 0
         got = min(expected, size)
     else:
         got, expected = _stored(tensor, dtype, math.prod(shape))
     if got != expected:
-        raise InputError(
-            f"{path}: the tensor {tensor.name!r} does not hold what its shape says",
-            got=f"{got:,} of them",
-            expected=f"{expected:,} for {dtype.name} {shape}",
-            remedy=_AGAIN,
-        )
+        raise _not_whole(str(path), tensor.name, dtype, shape, f"{got:,} of them", expected)
 
 
 def _stored(tensor: onnx.TensorProto, dtype: Any, count: int) -> tuple[int, int]:
@@ -419,7 +423,7 @@ def _require_inside(path: Path, tensor: onnx.TensorProto, place: dict[str, str],
 
     try:
         dtype = ir.DataType(tensor.data_type)
-        needed = int(-(-math.prod(tensor.dims) * dtype.bitwidth // 8))
+        needed = _bytes_of(dtype, tensor.dims)
         offset = int(place.get("offset", 0))
         length = int(place.get("length", max(0, size - offset)))
     except (ValueError, TypeError, KeyError) as exc:

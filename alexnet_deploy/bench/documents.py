@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from alexnet_deploy.bench.candidate import BENCH_SCHEMA
 from alexnet_deploy.errors import InputError
@@ -89,14 +89,14 @@ def _numbers(values: object, right: Callable[[object], bool]) -> bool:
     return isinstance(values, list) and bool(values) and all(right(value) for value in values)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     # An integer of JSON may be larger than any float.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _ENDLESS
 
 
 def _is_time(value: object) -> bool:
-    return _is_number(value) and float(value) >= _SHORTEST_MS  # type: ignore[arg-type]
+    return _is_number(value) and value >= _SHORTEST_MS
 
 
 def _is_share(value: object) -> bool:
-    return _is_number(value) and 0 <= float(value) <= 1  # type: ignore[arg-type]
+    return _is_number(value) and 0 <= value <= 1
