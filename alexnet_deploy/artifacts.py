@@ -72,7 +72,7 @@ def write_artifact(
     facts: dict[str, Any] | None = None,
     tools: dict[str, str] | None = None,
 ) -> Passport:
-    """Writes a file and its passport.
+    """Writes a file and its passport, which has the hashes of the file and of its parents.
 
     The passport comes first, since two files cannot change at once: whatever ends the command in between, the file that
     is there does not match, and is made again. The other way round it would be a file that nobody vouches for.
@@ -82,36 +82,16 @@ def write_artifact(
     """
     with atomic_path(artifact) as temporary:
         fill(temporary, artifact, data)
-        passport = passport_of(temporary, kind=kind, parents=parents, request=request, facts=facts, tools=tools)
+        passport = Passport(
+            kind=kind,
+            sha256=sha256_of(temporary),
+            parents=tuple((parent.name, sha256_of(parent)) for parent in parents),
+            request=request,
+            facts=facts or {},
+            tools={"alexnet-deploy": __version__, **(tools or {})},
+        )
         write_json(passport_path(artifact), passport.to_json())
     return passport
-
-
-def write_passport(artifact: Path, *, kind: str, **known: Any) -> Passport:
-    """Writes the passport of a file that is there already; arguments as of `passport_of`."""
-    passport = passport_of(artifact, kind=kind, **known)
-    write_json(passport_path(artifact), passport.to_json())
-    return passport
-
-
-def passport_of(
-    file: Path,
-    *,
-    kind: str,
-    parents: Sequence[Path] = (),
-    request: str = "",
-    facts: dict[str, Any] | None = None,
-    tools: dict[str, str] | None = None,
-) -> Passport:
-    """Hashes a file and its parents."""
-    return Passport(
-        kind=kind,
-        sha256=sha256_of(file),
-        parents=tuple((parent.name, sha256_of(parent)) for parent in parents),
-        request=request,
-        facts=facts or {},
-        tools={"alexnet-deploy": __version__, **(tools or {})},
-    )
 
 
 def read_passport(artifact: Path) -> Passport | None:

@@ -19,10 +19,10 @@ from alexnet_deploy.artifacts import (
     read_passport,
     require_passport,
     write_artifact,
-    write_passport,
 )
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.files import atomic_path, sha256_of, write_bytes, write_json
+from tests.passports import write_passport
 
 
 def names(folder: Path) -> list[str]:

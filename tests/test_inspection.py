@@ -11,7 +11,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from alexnet_deploy.artifacts import write_passport
 from alexnet_deploy.errors import EngineError, InputError, WeightsError
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.graph import write_graph
@@ -25,6 +24,7 @@ from alexnet_deploy.variants import VARIANTS, NetworkSpec
 from alexnet_deploy.weights import save_checkpoint
 from tests.conftest import small_info, small_network
 from tests.graphs import CONVOLUTIONS, LINEARS, small_engine, small_graph, small_table
+from tests.passports import write_passport
 
 KEYS = {
     "schema", "kind", "path", "sha256", "size_bytes", "sms", "passport", "weight_bytes_by_type", "reformats", "layers",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_deploy.artifacts import read_passport, write_passport
+from alexnet_deploy.artifacts import read_passport
 from alexnet_deploy.engines import build
 from alexnet_deploy.engines.build import BuiltEngine
 from alexnet_deploy.engines.options import EngineOptions, Profile
@@ -20,6 +20,7 @@ from alexnet_deploy.pipeline.engine import EngineRequest, engine_in_workspace, e
 from alexnet_deploy.pipeline.workspace import Artifact, Workspace
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.specs import Precision
+from tests.passports import write_passport
 
 OPTIONS = EngineOptions(precision=Precision.INT8, backend="tensorrt", sms=(90,))
 

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_deploy.artifacts import write_passport
 from alexnet_deploy.bench.candidate import Candidate, Taken
 from alexnet_deploy.bench.runner import EvaluationData, LocalRunner, Runner
 from alexnet_deploy.data.sources import ArraySource
@@ -26,6 +25,7 @@ from alexnet_deploy.runtimes.fake import FakeSession
 from alexnet_deploy.runtimes.session import SessionSpec
 from alexnet_deploy.specs import Interpolation, Precision, Preprocessing, Resize
 from tests.conftest import small_preprocessing
+from tests.passports import write_passport
 
 NAMES = ("boot", "bag", "<coat>")
 LABELS = np.array([0, 1, 2, 2])

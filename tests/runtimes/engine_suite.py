@@ -213,7 +213,8 @@ def test_a_damaged_engine_is_not_opened(seed: int, rig: Rig) -> None:
 
 
 def test_an_engine_for_another_gpu_is_refused_with_the_command(rig: Rig) -> None:
-    from alexnet_deploy.artifacts import read_passport, write_passport
+    from alexnet_deploy.artifacts import read_passport
+    from tests.passports import write_passport
 
     path = rig.engine()
     passport = read_passport(path)

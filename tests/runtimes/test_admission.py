@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_deploy.artifacts import passport_path, write_passport
+from alexnet_deploy.artifacts import passport_path
 from alexnet_deploy.errors import (
     AlexnetDeployError,
     ArtifactError,
@@ -19,6 +19,7 @@ from alexnet_deploy.errors import (
 from alexnet_deploy.files import write_bytes
 from alexnet_deploy.runtimes import admission
 from alexnet_deploy.runtimes.admission import admitted_engine, engine_backend, engine_facts, rebuild_command
+from tests.passports import write_passport
 
 RTX_FACTS: dict[str, Any] = {
     "precision": "int8",

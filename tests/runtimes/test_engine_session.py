@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_deploy.artifacts import write_passport
 from alexnet_deploy.errors import AlexnetDeployError, EngineError, MissingDependencyError, SessionError
 from alexnet_deploy.runtimes.cuda import Buffer
 from alexnet_deploy.runtimes.engine import EngineSession
 from alexnet_deploy.runtimes.session import CUDA_GRAPH, SessionSpec
 from alexnet_deploy.specs import Precision
 from tests.graphs import engine_graph, shipped_batch
+from tests.passports import write_passport
 from tests.runtimes import stand_in
 from tests.runtimes.engine_suite import *  # noqa: F403 - the suite is collected here
 from tests.runtimes.engine_suite import ONE, Profiles, assert_near

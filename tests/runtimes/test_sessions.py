@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from alexnet_deploy.artifacts import write_passport
 from alexnet_deploy.errors import InputError, RuntimeUnavailableError, SessionError
 from alexnet_deploy.export import lowered
 from alexnet_deploy.graph import write_graph
@@ -21,6 +20,7 @@ from alexnet_deploy.runtimes.session import THROUGHPUT, Session, SessionSpec
 from alexnet_deploy.specs import Lowering, Precision, Target
 from tests.conftest import SMALL_SIDE
 from tests.graphs import model_of, relative_error, shipped_batch, small_graph, small_table
+from tests.passports import write_passport
 
 RUNNING = ["torch", "onnxruntime-cpu", "openvino"]
 NO_GPU = pytest.mark.skipif(count_gpus() > 0, reason="there is a CUDA device")

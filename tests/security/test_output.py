@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from alexnet_deploy.artifacts import write_passport
 from alexnet_deploy.bench.compare import Bounds, comparison
 from alexnet_deploy.errors import EngineError, InputError
 from alexnet_deploy.printable import printable, printable_lines
@@ -31,6 +30,7 @@ from alexnet_deploy.weights import save_checkpoint
 from tests.bench.documents import bench_of
 from tests.cli.conftest import Run, run
 from tests.conftest import small_info, small_network
+from tests.passports import write_passport
 from tests.report.documents import whole_document
 from tests.report.pages import Tags, pictures_of
 from tests.security import hostile

@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 from alexnet_deploy import artifacts
-from alexnet_deploy.artifacts import matching_passport, passport_path, read_passport, require_passport, write_passport
+from alexnet_deploy.artifacts import matching_passport, passport_path, read_passport, require_passport
 from alexnet_deploy.engines.plan import MAGIC, read_plan
 from alexnet_deploy.inspection import inspect_file
 from alexnet_deploy.prediction import engine_spec
@@ -20,6 +20,7 @@ from alexnet_deploy.runtimes.admission import admitted_engine
 from tests.fuzz.mutate import bytes_of, json_of, text_of
 from tests.fuzz.target import Target, require
 from tests.fuzz.targets.networks import INFO
+from tests.passports import write_passport
 
 _PLAN_TEXT = (
     b'\n  tensor={ x name="i8" y type=int8 }\n  tensor={ const_payload_size=96 offset=64 name="w8" y type=int8 }'
