@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+# Triton's own client asks for other versions of protobuf and ml-dtypes than the package has.
+CLIENT := .venv-triton
+CLIENT_STAMP := $(CLIENT)/.set-up
 
 # What the recorded figures were measured with; `make setup CONSTRAINTS=` takes the newest that the bounds admit.
 CONSTRAINTS ?= constraints/measured.txt
@@ -24,12 +27,17 @@ help:
 	@echo "make gpu-check  what needs a GPU: build, run and compare there; one JSON and one Markdown file"
 	@echo "make setup      the set-up alone;  make clean  removes .venv and artifacts/"
 
-setup: $(STAMP)
+setup: $(STAMP) $(CLIENT_STAMP)
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "alexnet-deploy needs Python 3.11 or later, got " + sys.version.split()[0] + "; set PYTHON=python3.12, say")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[rtx,openvino,dev]' $(addprefix --constraint ,$(CONSTRAINTS))
+	$(BIN)/python -m pip install --quiet --editable '.[rtx,openvino,ray,dev]' $(addprefix --constraint ,$(CONSTRAINTS))
+	touch $@
+
+$(CLIENT_STAMP): constraints/triton-client.txt
+	test -x $(CLIENT)/bin/python || $(PYTHON) -m venv $(CLIENT)
+	$(CLIENT)/bin/python -m pip install --quiet --constraint $< 'tritonclient[http,grpc]'
 	touch $@
 
 demo: setup
@@ -78,4 +86,4 @@ gpu-check: setup
 	$(BIN)/python -m benchmarks.gpu_check
 
 clean:
-	rm -rf $(VENV) artifacts
+	rm -rf $(VENV) $(CLIENT) artifacts

