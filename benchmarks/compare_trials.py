@@ -19,7 +19,7 @@ import click
 from alexnet_deploy.bench.anchor import ANCHOR_VERSION, RemoteAnchor
 from alexnet_deploy.bench.bench import rows_from_candidates
 from alexnet_deploy.bench.candidate import BENCH_SCHEMA, BenchOptions, Candidate
-from alexnet_deploy.bench.compare import Bounds, comparison
+from alexnet_deploy.bench.compare import Bounds, comparison, turns_of
 from alexnet_deploy.bench.conditions import Conditions
 from alexnet_deploy.bench.runner import EvaluationData, LocalRunner, RemoteRunner, Runner
 from alexnet_deploy.bench.worker import Worker
@@ -112,6 +112,7 @@ def main(workdir: Path, benches: int, target: Path) -> None:
             "conditions": [document["conditions"] for document in documents],
             "trials": trials,
             "benches": [_medians(document) for document in documents],
+            "turns": [_turns_of(document) for document in documents],
         },
     )
     click.echo(f"{quiet} of {len(trials)} tries without a false alarm; slowed rows caught: {caught}")
@@ -177,6 +178,15 @@ def _keys(document: dict[str, Any]) -> list[str]:
 
 def _medians(document: dict[str, Any]) -> dict[str, float]:
     return {row["key"]: row["latency_ms"]["median"] for row in document["rows"]}
+
+
+def _turns_of(document: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """What `compare` reads of each row, so that another rule can be tried on the same measurements."""
+    rounds = document["options"]["rounds"]
+    return {
+        row["key"]: {"turns": [round(float(turn), 4) for turn in turns_of(row, rounds)], **(row["anchor_ms"] or {})}
+        for row in document["rows"]
+    }
 
 
 if __name__ == "__main__":

@@ -157,12 +157,23 @@ def _samples(
         logits, samples = runner.evaluate_part(*evaluated, None if turn else UNTIL_STABLE)
         candidate.parts.append(logits)
         return samples
-    runs = len(np.array_split(np.arange(options.runs), options.rounds)[turn])
-    if candidate.opened is not None and candidate.opened.in_flight > 1:
-        # As many in every turn, since turns are told apart by their length; of large batches, which take long, fewer.
-        runs = -(-options.runs // options.rounds)
-        runs = runs if batch < EVALUATION_BATCH else max(2, -(-runs // candidate.opened.in_flight))
-    return runner.measure(batch, runs, options.scope, AGAIN if turn else UNTIL_STABLE)
+    first = candidate.taken.get(batch)
+    if first is None:
+        share, seconds = _share(candidate, options, batch, 0), options.turn_seconds
+        return runner.measure(batch, share, options.scope, UNTIL_STABLE, seconds)
+    # As many in every turn where the first took more than its share, since turns are told apart by their length.
+    longer = first.runs > _share(candidate, options, batch, 0)
+    runs = first.runs if longer else _share(candidate, options, batch, turn)
+    return runner.measure(batch, runs, options.scope, AGAIN, 0.0)
+
+
+def _share(candidate: Candidate, options: BenchOptions, batch: int, turn: int) -> int:
+    """Runs of one turn; of requests in flight, of each of them."""
+    if candidate.opened is None or candidate.opened.in_flight == 1:
+        return len(np.array_split(np.arange(options.runs), options.rounds)[turn])
+    # As many in every turn; of large batches, which take long, fewer.
+    runs = -(-options.runs // options.rounds)
+    return runs if batch < EVALUATION_BATCH else max(2, -(-runs // candidate.opened.in_flight))
 
 
 def _between(before: AnchorTimes | None, after: AnchorTimes | None) -> AnchorTimes | None:

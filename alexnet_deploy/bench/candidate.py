@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BENCH_SCHEMA = 2
-_MOST_BATCH, _MOST_THREADS = 4096, 1024
+_MOST_BATCH, _MOST_THREADS, _MOST_TURN_SECONDS = 4096, 1024, 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,8 @@ class BenchOptions:
     Attributes:
         runs: Samples a row.
         rounds: In how many turns they are taken; every turn visits every row.
+        turn_seconds: A turn of a quick row takes so long, with as many samples as that needs: of a few runs of some
+            milliseconds, one disturbance would be the median.
         threads: CPU threads, the same for every row.
         images: Of how many evaluation images the accuracy is; all of them where None.
         scope: What a time holds.
@@ -44,6 +46,7 @@ class BenchOptions:
     batches: tuple[int, ...] = (1, 16)
     runs: int = 32
     rounds: int = 8
+    turn_seconds: float = 0.1
     threads: int = 1
     images: int | None = None
     scope: Scope = Scope.COPIES
@@ -54,11 +57,12 @@ class BenchOptions:
             raise InputError("no such batch sizes", got=self.batches, expected=f"1 to {_MOST_BATCH}")
         if self.images is not None and self.images < 1:
             raise InputError("no such number of evaluation images", got=self.images, expected="1 or more")
-        if not 1 <= self.rounds <= self.runs or not 1 <= self.threads <= _MOST_THREADS:
+        counts = 1 <= self.rounds <= self.runs and 1 <= self.threads <= _MOST_THREADS
+        if not (counts and 0 <= self.turn_seconds <= _MOST_TURN_SECONDS):
             raise InputError(
                 "the bench cannot measure like that",
-                got=f"runs {self.runs}, rounds {self.rounds}, threads {self.threads}",
-                expected=f"1 <= rounds <= runs and 1 to {_MOST_THREADS} threads",
+                got=f"runs {self.runs}, rounds {self.rounds}, threads {self.threads}, turns of {self.turn_seconds} s",
+                expected=f"1 <= rounds <= runs, 1 to {_MOST_THREADS} threads, turns of 0 to {_MOST_TURN_SECONDS} s",
             )
 
 
@@ -73,6 +77,7 @@ class Taken:
         warm_up: Runs left out before the first turn.
         stable: Whether its times were stable by then.
         evaluated: Whether they were taken while the images were evaluated.
+        runs: Of the first turn, of each request in flight; 0 where the evaluation gave the samples.
     """
 
     milliseconds: list[float] = field(default_factory=list)
@@ -81,11 +86,12 @@ class Taken:
     warm_up: int = 0
     stable: bool = True
     evaluated: bool = False
+    runs: int = 0
 
     def add(self, samples: Samples, anchor: AnchorTimes | None) -> None:
         """Adds a turn."""
         if not self.milliseconds:
-            self.warm_up, self.stable = samples.warm_up, samples.stable
+            self.warm_up, self.stable, self.runs = samples.warm_up, samples.stable, samples.runs
         self.milliseconds += samples.milliseconds
         self.seconds += samples.seconds
         if anchor is not None:

@@ -182,7 +182,7 @@ class _Pair:
 
     def _turns(self, old: dict[str, Any], new: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
         """The turns of both, over their anchors where both have them and these are of the same work."""
-        turns = [_turns(side, rounds) for side, rounds in zip((old, new), self.rounds, strict=True)]
+        turns = [turns_of(side, rounds) for side, rounds in zip((old, new), self.rounds, strict=True)]
         share = _memory_share(new, old)
         anchors = [_anchor(side, share) for side in (old, new)] if self.use_anchors else [None, None]
         over = [
@@ -202,7 +202,7 @@ def _missing(new: dict[str, Any] | None, ran: Sequence[bool]) -> dict[str, Any]:
     return {"verdict": NEW if ran[1] else None}
 
 
-def _turns(row: dict[str, Any], rounds: int) -> NDArray[np.float64]:
+def turns_of(row: dict[str, Any], rounds: int) -> NDArray[np.float64]:
     """The median of each turn; of requests in flight the mean, which is what their throughput goes by."""
     typical = np.mean if row.get("in_flight", 1) > 1 else np.median
     samples = np.asarray(row["samples_ms"], np.float64)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from alexnet_deploy.bench.sampling import UNTIL_STABLE, Sampler, Samples, WarmUp
+from alexnet_deploy.bench.sampling import UNTIL_STABLE, Sampler, Samples, Warm, WarmUp
 from alexnet_deploy.bench.worker import Worker
 from alexnet_deploy.data.batches import PreprocessedImages
 from alexnet_deploy.data.catalog import open_data
@@ -49,8 +49,8 @@ class Runner(Protocol):
     def open(self) -> Opened:
         """Loads the session and runs it once."""
 
-    def measure(self, batch: int, runs: int, scope: Scope, warm_up: WarmUp) -> Samples:
-        """Warms up, then takes samples."""
+    def measure(self, batch: int, runs: int, scope: Scope, warm_up: WarmUp, seconds: float) -> Samples:
+        """Warms up, then takes samples: `runs`, or as many as take so long."""
 
     def evaluate(self) -> NDArray[np.float32]:
         """Logits of all evaluation images."""
@@ -137,8 +137,15 @@ class LocalRunner:
             copies=self._session.copies,
         )
 
-    def measure(self, batch: int, runs: int, scope: Scope = Scope.COPIES, warm_up: WarmUp = UNTIL_STABLE) -> Samples:
-        return self._sampler(batch, scope).samples(runs, warm_up)
+    def measure(
+        self,
+        batch: int,
+        runs: int,
+        scope: Scope = Scope.COPIES,
+        warm_up: WarmUp = UNTIL_STABLE,
+        seconds: float = 0.0,
+    ) -> Samples:
+        return self._sampler(batch, scope).samples(runs, warm_up, seconds)
 
     def layer_times(self, batches: Sequence[int], runs: int) -> list[list[KernelTime]] | None:
         if self.profiler is None:
@@ -152,7 +159,7 @@ class LocalRunner:
 
     def evaluate_part(self, first: int, last: int, warm_up: WarmUp | None) -> tuple[NDArray[np.float32], Samples]:
         sampler = self._sampler(EVALUATION_BATCH, Scope.COPIES)
-        taken, stable = sampler.warm(warm_up) if warm_up else (0, True)
+        warm = sampler.warm(warm_up) if warm_up else Warm(runs=0, stable=True, last_ms=0.0)
         logits, milliseconds = [], []
         for start in range(first, last, EVALUATION_BATCH):
             images = np.ascontiguousarray(self.images[start : min(start + EVALUATION_BATCH, last)])
@@ -162,7 +169,7 @@ class LocalRunner:
                 milliseconds.append((self.clock() - started) * 1e3)
         # The first one finds caches that other sessions have had in between.
         kept = milliseconds[1:]
-        samples = Samples(milliseconds=kept, seconds=sum(kept) / 1e3, warm_up=taken + 1, stable=stable)
+        samples = Samples(milliseconds=kept, seconds=sum(kept) / 1e3, warm_up=warm.runs + 1, stable=warm.stable)
         return np.concatenate(logits), samples
 
     def peak_memory_bytes(self) -> int | None:
@@ -225,8 +232,15 @@ class RemoteRunner:
         result: Opened = self._worker.ask("open")
         return result
 
-    def measure(self, batch: int, runs: int, scope: Scope = Scope.COPIES, warm_up: WarmUp = UNTIL_STABLE) -> Samples:
-        samples: Samples = self._worker.ask("measure", batch, runs, scope, warm_up)
+    def measure(
+        self,
+        batch: int,
+        runs: int,
+        scope: Scope = Scope.COPIES,
+        warm_up: WarmUp = UNTIL_STABLE,
+        seconds: float = 0.0,
+    ) -> Samples:
+        samples: Samples = self._worker.ask("measure", batch, runs, scope, warm_up, seconds)
         return samples
 
     def layer_times(self, batches: Sequence[int], runs: int) -> list[list[KernelTime]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -53,12 +54,23 @@ class Samples:
         seconds: From the first start to the last end, for the throughput.
         warm_up: Runs that were left out.
         stable: Whether the warm-up ended because the times were stable.
+        runs: How many were asked of it, of each request in flight; 0 where an evaluation gave them.
     """
 
     milliseconds: list[float]
     seconds: float
     warm_up: int
     stable: bool
+    runs: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warm:
+    """A warm-up: its runs, whether it ended because the times were stable, and the median of the last few in ms."""
+
+    runs: int
+    stable: bool
+    last_ms: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +87,13 @@ class Sampler:
     scope: Scope
     clock: Callable[[], float]
 
-    def samples(self, runs: int, warm_up: WarmUp) -> Samples:
+    def samples(self, runs: int, warm_up: WarmUp, seconds: float = 0.0) -> Samples:
         """Takes `runs` samples; where requests overlap, `runs` of each that is in flight.
+
+        Args:
+            runs: How many, or more.
+            warm_up: Runs before them.
+            seconds: As many as take so long, by what the last run of the warm-up took.
 
         Raises:
             RuntimeUnavailableError: The scope is compute, and the runtime does not tell it from the copies.
@@ -86,23 +103,26 @@ class Sampler:
         overlaps = self.session.in_flight > 1
         if overlaps and self.scope is Scope.END_TO_END:
             raise RuntimeUnavailableError("requests in flight are measured without preprocessing only")
-        taken, stable = self.warm(warm_up, images)
+        warm = self.warm(warm_up, images)
+        if warm.last_ms > 0:
+            runs = max(runs, math.ceil(seconds * 1e3 / warm.last_ms))
         started = self.clock()
         milliseconds = self._overlapped(images, runs) if overlaps else [self._once(images) for _ in range(runs)]
-        return Samples(milliseconds=milliseconds, seconds=self.clock() - started, warm_up=taken, stable=stable)
+        return Samples(
+            milliseconds=milliseconds, seconds=self.clock() - started, warm_up=warm.runs, stable=warm.stable, runs=runs
+        )
 
-    def warm(self, warm_up: WarmUp, images: NDArray[np.float32] | None = None) -> tuple[int, bool]:
-        """Runs a batch until the times are stable; returns how often, and whether they were."""
+    def warm(self, warm_up: WarmUp, images: NDArray[np.float32] | None = None) -> Warm:
+        """Runs a batch until the times are stable."""
         images = np.ascontiguousarray(self.batch()) if images is None else images
         started, times = self.clock(), list[float]()
-        window = warm_up.window
-        while len(times) < warm_up.most:
+        window, stable = warm_up.window, False
+        while len(times) < warm_up.most and not stable:
             times.append(self._warming(images))
-            if len(times) >= warm_up.least and is_stable(times, window, warm_up.tolerance):
-                return len(times), True
+            stable = len(times) >= warm_up.least and is_stable(times, window, warm_up.tolerance)
             if self.clock() - started > warm_up.seconds and len(times) >= min(warm_up.least, 2):
                 break
-        return len(times), False
+        return Warm(runs=len(times), stable=stable, last_ms=float(np.median(times[-window:])) if times else 0.0)
 
     def _warming(self, images: NDArray[np.float32]) -> float:
         """As it will be measured: requests in flight warm all of them."""

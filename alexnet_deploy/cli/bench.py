@@ -47,7 +47,13 @@ _MOST_ROUNDS = 8
     "--precision", "precisions", multiple=True, type=click.Choice(_PRECISIONS), help="Only this one; repeatable."
 )
 @click.option("--batch", "batches", default="1,16", show_default=True, help="Batch sizes.")
-@click.option("--runs", type=int, default=32, show_default=True, help="Samples for each row, in up to eight turns.")
+@click.option(
+    "--runs",
+    type=int,
+    default=32,
+    show_default=True,
+    help="Samples for each row, in up to eight turns; more where a turn would be shorter than 0.1 s.",
+)
 @click.option(
     "--scope",
     type=click.Choice([scope.value for scope in Scope]),

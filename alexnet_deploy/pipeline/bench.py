@@ -101,6 +101,7 @@ def _what(deployment: Deployment, options: BenchOptions, images: EvaluationImage
             "batches": list(options.batches),
             "runs": options.runs,
             "rounds": options.rounds,
+            "turn_seconds": options.turn_seconds,
             "threads": options.threads,
             "scope": options.scope.value,
         },

@@ -50,7 +50,7 @@ def timed(
             spec = SessionSpec(runtime=target.value, precision=precision, path=path, threads=threads)
             candidates.append(Candidate(spec=spec))
         data = EvaluationData(data="shipped", preprocessing=preprocessing, indices=np.arange(BATCH))
-        options = BenchOptions(batches=(BATCH,), runs=RUNS, rounds=ROUNDS, threads=threads)
+        options = BenchOptions(batches=(BATCH,), runs=RUNS, rounds=ROUNDS, turn_seconds=0, threads=threads)
         rows = rows_from_candidates(candidates, options, lambda spec: RemoteRunner(spec, data), None, voice=voice)
     for name, row in zip(variants, rows, strict=True):
         if row["status"] != "ok":

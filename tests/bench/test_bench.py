@@ -116,10 +116,15 @@ class Bench:
 
         class Recording(LocalRunner):
             def measure(
-                self, batch: int, runs: int, scope: Scope = Scope.COPIES, warm_up: WarmUp = UNTIL_STABLE
+                self,
+                batch: int,
+                runs: int,
+                scope: Scope = Scope.COPIES,
+                warm_up: WarmUp = UNTIL_STABLE,
+                seconds: float = 0.0,
             ) -> Samples:
                 bench.measured.append((spec.runtime, batch, runs))
-                return super().measure(batch, runs, scope, warm_up)
+                return super().measure(batch, runs, scope, warm_up, seconds)
 
         self.made.append(spec.runtime)
         return Recording(opener=self.openers[spec.runtime], images=images(), clock=self.clock)
@@ -130,7 +135,7 @@ class Bench:
         return {str(row["key"]): row for row in rows}
 
 
-OPTIONS = BenchOptions(batches=(1, 4), runs=6, rounds=3, threads=2)
+OPTIONS = BenchOptions(batches=(1, 4), runs=6, rounds=3, turn_seconds=0, threads=2)
 
 
 def test_samples_and_median_are_what_the_clock_said() -> None:
@@ -167,10 +172,22 @@ def test_every_turn_visits_every_session() -> None:
     assert bench.measured == [(name, batch, 2) for batch in (1, 4) for _ in range(3) for name in names]
 
 
+def test_turns_of_a_quick_row_last_as_long_as_asked_and_are_all_alike() -> None:
+    bench = Bench()
+    bench.session("torch", 1.0)
+    bench.session("openvino", 40.0)
+    rows = bench.rows(BenchOptions(batches=(1,), runs=7, rounds=3, turn_seconds=0.05))
+    # What a run takes is known from the warm-up: a little over a millisecond, so that fifty runs are enough.
+    assert [runs for name, _, runs in bench.measured if name == "torch"] == [3, 50, 50]
+    samples = rows["torch/fp32/1"]["samples_ms"]
+    assert isinstance(samples, list) and len(samples) == 150
+    assert [runs for name, _, runs in bench.measured if name == "openvino"] == [3, 2, 2]
+
+
 def test_runs_that_do_not_divide_are_all_taken() -> None:
     bench = Bench()
     bench.session("torch", 1.0)
-    rows = bench.rows(BenchOptions(batches=(1,), runs=7, rounds=3))
+    rows = bench.rows(BenchOptions(batches=(1,), runs=7, rounds=3, turn_seconds=0))
     assert len(rows["torch/fp32/1"]["samples_ms"]) == 7  # type: ignore[arg-type]
     assert [runs for _, _, runs in bench.measured] == [3, 2, 2]
 
@@ -425,7 +442,7 @@ class Overlapping(FakeSession):
 def test_the_throughput_of_requests_in_flight_is_of_all_of_them() -> None:
     bench = Bench()
     bench.session("openvino", 1.0, kind=Overlapping)
-    row = bench.rows(BenchOptions(batches=(4,), runs=5, rounds=2))["openvino/fp32/4"]
+    row = bench.rows(BenchOptions(batches=(4,), runs=5, rounds=2, turn_seconds=0))["openvino/fp32/4"]
     # Three runs in the longer turn, of two requests each, and as many in the shorter one.
     assert row["in_flight"] == 2 and len(row["samples_ms"]) == 12  # type: ignore[arg-type]
     # Two requests of four images in a little more than a millisecond.
@@ -485,7 +502,7 @@ class Many(Bench):
         return {str(row["key"]): row for row in rows}
 
 
-TIMED = BenchOptions(batches=(1, 16), runs=4, rounds=4)
+TIMED = BenchOptions(batches=(1, 16), runs=4, rounds=4, turn_seconds=0)
 
 
 def test_evaluating_the_images_measures_their_batch() -> None:
