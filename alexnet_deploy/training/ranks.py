@@ -154,7 +154,7 @@ class Group(Ranks):
 
         gpus = [self.device] if self.device.type == "cuda" else None
         with self._reaching():
-            return DistributedDataParallel(module, gpus, broadcast_buffers=False, gradient_as_bucket_view=True)
+            return DistributedDataParallel(module, gpus, gradient_as_bucket_view=True)
 
     def backward(self, loss: Tensor) -> None:
         with self._reaching():

@@ -53,7 +53,7 @@ def run_job(job: dict[str, Any], folder: Path, ranks: Ranks) -> dict[str, Any]:
         ranks: The processes.
     """
     network = small_network()
-    data = data_of(job.get("images", 24), job.get("validation", 6))
+    data = data_of(job.get("images", 24), job.get("validation", 120))
     if job.get("bad"):
         data = dataclasses.replace(data, train=Damaged(data.train, set(job["bad"])))
     if ranks.rank == job.get("who") and job.get("signal"):

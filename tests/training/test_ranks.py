@@ -95,6 +95,12 @@ def started(folder: Path, jobs: dict[str, Any], *, timeout_s: float = 60.0) -> l
     ]  # fmt: skip
 
 
+def end(processes: list[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture
 def _every_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_STEPS_BETWEEN_LOG_LINES", 1)
@@ -107,9 +113,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     stop = {"who": 0, "at": 4, "signal": int(signal.SIGINT)}
     assert run_job(stop, folder / "alone", Ranks())["error"] == "Stopped"
     processes = started(folder, {**SAME, **ENDED, **GONE_ON})
-    for process in processes:
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], errors
+    finally:
+        end(processes)
     return Pair(folder)
 
 
@@ -224,9 +232,7 @@ def bereft(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple
             ends[name] = (folder, first.returncode, err)
     finally:
         for _, _, processes in running:
-            for process in processes:
-                process.kill()
-                process.communicate()
+            end(processes)
     yield ends
 
 
