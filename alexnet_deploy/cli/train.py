@@ -127,4 +127,5 @@ def command(
             # What all processes end with, the first one says for all; who lost the others speaks for himself.
             if ranks.first or isinstance(exc, RankLostError):
                 raise
+            ranks.let_first_end()
             raise click.exceptions.Exit(exc.exit_code) from exc

@@ -11,6 +11,8 @@ import contextlib
 import json
 import math
 import os
+import signal as signals
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +31,8 @@ from alexnet_deploy.training.options import Spread
 # What torchrun tells the processes that it starts; without these, nothing of torch.distributed is touched.
 _REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _LONGEST_TEXT_BYTES = 1 << 20
+# The first process needs less to say why and end.
+_SECONDS_BEHIND = 1.0
 _RESUME = "start the processes again with --resume: the run goes on from its last state"
 
 
@@ -110,6 +114,9 @@ class Ranks:
     def gathered(self, text: str) -> list[str]:
         """The texts of all processes, in their order."""
         return [text]
+
+    def let_first_end(self) -> None:
+        """This is the first process."""
 
     def merge(self, rows: Tensor, cuts: Sequence[slice]) -> None:
         """Fills `rows`, of which each process has made its cut, with those of all."""
@@ -203,6 +210,15 @@ class Group(Ranks):
         rows = self._all(padded.to(self.device))
         found = [bytes(row[:length].cpu().tolist()) for row, length in zip(rows, lengths, strict=True)]
         return [one.decode(errors="replace") for one in found]
+
+    def let_first_end(self) -> None:
+        """Ends after the first process where all have agreed to end.
+
+        torchrun stops the others as soon as one has ended, and the first one has not spoken yet.
+        """
+        if not self.first:
+            signals.signal(signals.SIGTERM, signals.SIG_IGN)
+            time.sleep(_SECONDS_BEHIND)
 
     def merge(self, rows: Tensor, cuts: Sequence[slice]) -> None:
         for rank, cut in enumerate(cuts):

@@ -27,9 +27,11 @@ from tests.training.test_loop import EPOCHS, STEPS_PER_EPOCH, files_in
 
 ROOT = Path(__file__).parents[2]
 STEPS = STEPS_PER_EPOCH * EPOCHS
-# Of losses near ln 10. Sums of gradients in another order differ by roundings, which Adam's division by small second
-# moments makes larger from step to step.
-TOLERANCE = 1e-3
+# Gradients added up in another order differ by roundings: up to 1e-5 of losses from 2 to 10, of which the log keeps five
+# digits, and 3e-7 of the norm of a tensor, after nine steps.
+TOLERANCE, WEIGHT_TOLERANCE = 1e-4, 1e-5
+# Under bf16, what a part gives to a gradient is rounded to eight bits before it is added.
+BF16_TOLERANCE, BF16_WEIGHT_TOLERANCE = 0.05, 0.01
 SAME: dict[str, dict[str, Any]] = {
     "plain": {},
     "sgd": {"options": {"optimizer": "sgd"}},
@@ -39,6 +41,7 @@ SAME: dict[str, dict[str, Any]] = {
     "head": {"options": {"head_only": True}},
     "pruned": {"options": {"density": 0.3}},
     "other size": {"options": {"train_size": 71}},
+    "bf16": {"options": {"precision": "bf16", "optimizer": "sgd"}},
     "damaged": {"bad": [0, 5, 6, 23], "skip": True},
     # Two images a batch: one damaged image leaves a process with nothing, two leave both so.
     "emptied": {"bad": [0, 1, 2, 4, 5], "skip": True, "images": 8, "options": {"batch_size": 2, "epochs": 2}},
@@ -127,20 +130,22 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 @pytest.mark.usefixtures("_every_loss")
 @pytest.mark.parametrize("name", SAME)
 def test_two_processes_have_the_curve_of_one(name: str, pair: Pair, tmp_path: Path) -> None:
-    job = SAME[name]
+    job, bf16 = SAME[name], name == "bf16"
     one = run_job({**job, "accumulate": 1}, tmp_path / "one", Ranks())
     first, second = pair.ends(name)
     assert first == second
     assert first["error"] is None and first["steps"] == one["steps"]
-    assert first["top1"] == one["top1"]
+    # Two of 120 images.
+    assert first["top1"] == (pytest.approx(one["top1"], abs=2 / 120) if bf16 else one["top1"])
     assert sorted(first["skipped"]) == sorted(one["skipped"])
     losses = losses_in(tmp_path / "one")
     assert len(losses) >= 3
-    assert pair.losses(name) == pytest.approx(losses, abs=TOLERANCE)
+    assert pair.losses(name) == pytest.approx(losses, abs=BF16_TOLERANCE if bf16 else TOLERANCE)
     trained = load_file(tmp_path / "one" / "weights")
     for tensor_name, tensor in pair.weights(name).items():
         moved = float((tensor - trained[tensor_name]).norm())
-        assert moved <= 0.02 * float(trained[tensor_name].norm()) + 1e-6, tensor_name
+        tolerance = BF16_WEIGHT_TOLERANCE if bf16 else WEIGHT_TOLERANCE
+        assert moved <= tolerance * float(trained[tensor_name].norm()), tensor_name
 
 
 @pytest.mark.usefixtures("_every_loss")
@@ -152,11 +157,6 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(changes: dict[str, Any]
     assert len(losses) >= 9
     assert losses_in(tmp_path / "3") == pytest.approx(losses, abs=TOLERANCE)
     assert losses[0] != losses[-1]
-
-
-def test_no_process_computes_the_whole_batch(pair: Pair) -> None:
-    """The mean over the batch is of losses that no process has alone."""
-    assert pair.ends("few")[0]["steps"] == EPOCHS
 
 
 # One end for all
