@@ -27,7 +27,7 @@ from tests.training.test_loop import EPOCHS, STEPS_PER_EPOCH, files_in
 
 ROOT = Path(__file__).parents[2]
 STEPS = STEPS_PER_EPOCH * EPOCHS
-# Gradients added up in another order differ by roundings: up to 1e-5 of losses from 2 to 10, of which the log keeps five
+# Gradients added up in another order differ by roundings: 1e-5 of losses from 2 to 10, of which the log keeps five
 # digits, and 3e-7 of the norm of a tensor, after nine steps.
 TOLERANCE, WEIGHT_TOLERANCE = 1e-4, 1e-5
 # Under bf16, what a part gives to a gradient is rounded to eight bits before it is added.
