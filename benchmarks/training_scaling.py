@@ -24,6 +24,7 @@ from alexnet_deploy.files import write_json
 from alexnet_deploy.machine import environment
 from alexnet_deploy.progress import Track, Voice
 from alexnet_deploy.variants import NetworkSpec, layers_from_network
+from benchmarks.blocks import DOCS, replace_block
 
 RESULT = Path(__file__).parent / "results" / "training-scaling.json"
 STEPS, WARM_UP_STEPS = 4, 1
@@ -146,6 +147,21 @@ def main(turns: int, batch: int) -> None:
         "on_paper": [on_paper(gpus, images) for gpus in LINK_BYTES_PER_S for images in (128, 1024)],
     }
     write_json(RESULT, document)
+    replace_block(DOCS / "training.md", "training-scaling", "\n" + table(rows, turns) + "\n")
+
+
+def table(rows: list[dict[str, Any]], turns: int) -> str:
+    """The rows in Markdown."""
+    lines = ["| way | images/s, median | min to max | ratio, median | min to max |", "|---|---|---|---|---|"]
+    for row in rows:
+        speeds, ratios = row["images_per_second_min_max"], row["ratio_min_max"]
+        lines.append(
+            f"| {row['way']} | {row['images_per_second_median']} | {speeds[0]} to {speeds[1]} "
+            f"| {row['ratio_median']} | {ratios[0]} to {ratios[1]} |"
+        )
+    return "\n".join(
+        [*lines, "", f"{turns} turns, on a machine shared with other work: the ratios say more than the speeds."]
+    )
 
 
 if __name__ == "__main__":
