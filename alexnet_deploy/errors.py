@@ -7,7 +7,9 @@ AlexnetDeployError                 exit 1
 │   └── ImageError                 exit 1   one image is damaged
 ├── WeightsError                   exit 1   a checkpoint does not fit the network
 ├── TrainingError                  exit 1   training cannot go on
-│   └── DivergedError              exit 1   the loss or a weight is not finite any more
+│   ├── DivergedError              exit 1   the loss or a weight is not finite any more
+│   └── RankError                  that of the process that failed: another process of the run could not go on
+│       └── RankLostError          exit 1   another process of the run is gone, or does not answer
 ├── GraphError                     exit 1   an ONNX graph is not what a stage requires
 ├── ArtifactError                  exit 1   an artifact cannot be written, or its passport does not match it
 ├── EngineError                    exit 1   an engine cannot be built or read
@@ -93,6 +95,26 @@ class DivergedError(TrainingError):
     """
 
     last_good: int | None = None
+
+
+class RankError(TrainingError):
+    """Another process of the run could not go on; every process ends with that one's exit code."""
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        got: object = None,
+        expected: object = None,
+        remedy: str | None = None,
+        exit_code: int = EXIT_ERROR,
+    ) -> None:
+        super().__init__(problem, got=got, expected=expected, remedy=remedy)
+        self.exit_code = exit_code
+
+
+class RankLostError(RankError):
+    """Another process of the run is gone, or does not answer."""
 
 
 class GraphError(AlexnetDeployError):

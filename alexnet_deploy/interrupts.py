@@ -49,6 +49,11 @@ class StopRequest:
         return bool(self.heard or self.handled)
 
     @property
+    def number(self) -> int:
+        """The first signal that came; 0 where none did."""
+        return (self.heard + self.handled)[0] if self else 0
+
+    @property
     def insisted(self) -> bool:
         """Whether it was asked for more than once."""
         return max(len(self.heard), len(self.handled)) > 1
@@ -60,7 +65,7 @@ class StopRequest:
             Stopped: Somebody did.
         """
         if self:
-            raise Stopped((self.heard + self.handled)[0], self.remedy)
+            raise Stopped(self.number, self.remedy)
 
 
 @contextlib.contextmanager

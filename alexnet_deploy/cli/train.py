@@ -8,11 +8,13 @@ from typing import Any
 import click
 
 from alexnet_deploy.cli.options import output_option, quiet_option, workdir_option
+from alexnet_deploy.errors import AlexnetDeployError, RankLostError
+from alexnet_deploy.interrupts import Stopped
 from alexnet_deploy.progress import Voice
-from alexnet_deploy.training.options import OPTIMIZERS, PRECISIONS, SCHEDULES, TrainingOptions
+from alexnet_deploy.training.options import OPTIMIZERS, PRECISIONS, SCHEDULES, Spread, TrainingOptions
 from alexnet_deploy.variants import VARIANTS
 
-_DEFAULTS = TrainingOptions()
+_DEFAULTS, _SPREAD = TrainingOptions(), Spread()
 
 
 @click.command("train")
@@ -32,7 +34,30 @@ _DEFAULTS = TrainingOptions()
 @click.option("--width", type=float, default=1.0, show_default=True, help="Multiplier on the channel counts.")
 @click.option("--image-size", type=int, default=0, help="Side of the network's input; the variant's own by default.")
 @click.option("--epochs", type=int, default=_DEFAULTS.epochs, show_default=True)
-@click.option("--batch-size", type=int, default=_DEFAULTS.batch_size, show_default=True)
+@click.option(
+    "--batch-size",
+    type=int,
+    default=_DEFAULTS.batch_size,
+    show_default=True,
+    help="Images a step, of all processes and parts together.",
+)
+@click.option(
+    "--accumulate",
+    type=int,
+    default=_SPREAD.accumulate,
+    show_default=True,
+    help="Parts in which each process takes its share of a batch, where memory is short; the result is the same.",
+)
+@click.option(
+    "--threads", type=int, help="CPU threads of each process.  [default: OMP_NUM_THREADS, or its share of all]"
+)
+@click.option(
+    "--rank-timeout",
+    type=float,
+    default=_SPREAD.timeout_s,
+    show_default=True,
+    help="Under torchrun: seconds after which a process that does not answer counts as lost.",
+)
 @click.option(
     "--learning-rate", type=float, default=_DEFAULTS.learning_rate, show_default=True, help="Peak of the schedule."
 )
@@ -67,13 +92,18 @@ _DEFAULTS = TrainingOptions()
 @quiet_option
 def command(
     data: str, model: str | None, variant: str | None, width: float, image_size: int, half: bool, download: bool,
-    skip_bad: bool, resume: bool, output: Path | None, workdir: Path, voice: Voice, **options: Any,
+    skip_bad: bool, resume: bool, output: Path | None, workdir: Path, voice: Voice, accumulate: int,
+    threads: int | None, rank_timeout: float, **options: Any,
 ) -> None:  # fmt: skip
     """Train a variant on a data source, or fine-tune a model to other classes.
 
     Ctrl-C ends the run after the current step and keeps everything; --resume goes on from there.
+
+    Under torchrun, processes share every batch: torchrun --nproc-per-node 2 -m alexnet_deploy train
     """
     choices = TrainingOptions(**options)
+    spread = Spread(accumulate=accumulate, threads=threads, timeout_s=rank_timeout)
+    from alexnet_deploy.training.ranks import opened_ranks
     from alexnet_deploy.training.run import TrainingRequest, checkpoint_from_data
 
     request = TrainingRequest(
@@ -87,6 +117,15 @@ def command(
         half=half,
         skip_bad=skip_bad,
         resume=resume,
+        accumulate=accumulate,
         options=choices,
     )
-    checkpoint_from_data(request, voice=voice)
+    with opened_ranks(spread) as ranks:
+        try:
+            checkpoint_from_data(request, ranks=ranks, voice=voice)
+        except (AlexnetDeployError, Stopped) as exc:
+            # What all processes end with, the first one says for all; who lost the others speaks for himself.
+            if ranks.first or isinstance(exc, RankLostError):
+                raise
+            ranks.let_first_end()
+            raise click.exceptions.Exit(exc.exit_code) from exc

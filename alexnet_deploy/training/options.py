@@ -78,6 +78,33 @@ class TrainingOptions:
         return fingerprint(self.to_json())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How the work of a step is spread over time and cores, which changes no result but by rounding.
+
+    Apart from `TrainingOptions`, so that a run may be resumed with another spread.
+
+    Attributes:
+        accumulate: Parts in which each process takes its share of a batch, one after the other; the gradients add up.
+        threads: Of each process; None takes `OMP_NUM_THREADS`, or without it an equal share of the CPUs.
+        timeout_s: Seconds after which a process that does not answer counts as lost.
+    """
+
+    accumulate: int = 1
+    threads: int | None = None
+    timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        checks = [
+            (1 <= self.accumulate <= 65_536, "number of parts", self.accumulate, "1 to 65,536"),
+            (self.threads is None or 1 <= self.threads <= 4096, "number of threads", self.threads, "1 to 4,096"),
+            (1 <= self.timeout_s <= 86_400, "timeout", self.timeout_s, "1 second to a day"),
+        ]
+        for fine, name, got, expected in checks:
+            if not fine:
+                raise InputError(f"training cannot use that {name}", got=got, expected=expected)
+
+
 def learning_rate_at(step: int, total_steps: int, options: TrainingOptions) -> float:
     """Linear warm-up, then half a cosine down to zero.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.specs import Preprocessing, Resize, fingerprint
 from alexnet_deploy.training.loop import TrainingData, TrainingFiles, TrainingResult, split_for_training, train
 from alexnet_deploy.training.options import TrainingOptions
+from alexnet_deploy.training.ranks import Ranks
 from alexnet_deploy.variants import NetworkSpec
 from alexnet_deploy.weights import ModelInfo, encoded_checkpoint, load_model, require_checkpoint_name
 
@@ -37,6 +39,7 @@ class TrainingRequest:
         width, image_size: Of a new network; image_size 0 is the variant's own.
         output: Where the checkpoint goes.
         half: Store FP16.
+        accumulate: Parts in which a process takes its share of a batch.
     """
 
     data: str
@@ -49,47 +52,104 @@ class TrainingRequest:
     half: bool = False
     skip_bad: bool = False
     resume: bool = False
+    accumulate: int = 1
     options: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
 
 
-def checkpoint_from_data(request: TrainingRequest, *, voice: Voice = SILENT) -> Path:
+def checkpoint_from_data(request: TrainingRequest, *, ranks: Ranks | None = None, voice: Voice = SILENT) -> Path:
     """Trains and writes a checkpoint with its passport; log and curve lie beside it.
+
+    Args:
+        request: The same on all processes, and so are the files that it names.
+        ranks: The processes that train together, of which the first one writes; None trains alone.
+        voice: Hears the news, on the first process.
 
     Raises:
         InputError: The data or the model is not there, or `resume` finds nothing to resume.
         KeyboardInterrupt: Interrupted; `resume` goes on.
+        RankError: Another process could not go on, or is gone.
     """
+    ranks = ranks or Ranks()
+    voice = ranks.voice(voice)
     require_checkpoint_name(request.output)
-    require_writable(request.output.parent)
-    source = open_data(request.data, "train", download=request.download)
-    network, info = _start(request, source)
+    with ranks.together():
+        if ranks.first:
+            require_writable(request.output.parent)
+    source = _source(request, ranks)
+    with ranks.together():
+        network, info = _start(request, source)
+        data, left_out = _split(request, source, info)
+    _say_what(data, network, left_out, ranks, request, voice)
+    with contextlib.ExitStack() as lock:
+        with ranks.together():
+            if ranks.first:
+                lock.enter_context(locked(request.output, voice))
+        result = _trained(request, network, info, data, ranks, voice)
+        with ranks.together():
+            if ranks.first:
+                _write(request, network, info, result, data.train, ranks)
+    if len(result.skipped):
+        voice.warn(f"{len(result.skipped)} damaged images were skipped, the first: {result.skipped.names[0]}")
+    if ranks.first:
+        voice.say(f"wrote {request.output} ({request.output.stat().st_size / 1e6:.1f} MB)")
+    return request.output
+
+
+def _source(request: TrainingRequest, ranks: Ranks) -> ImageSource:
+    """The images; the first process fetches them before the others look."""
+    found: list[ImageSource] = []
+    with ranks.together():
+        if ranks.first:
+            found.append(open_data(request.data, "train", download=request.download))
+    with ranks.together():
+        if not ranks.first:
+            found.append(open_data(request.data, "train"))
+    return found[0]
+
+
+def _split(request: TrainingRequest, source: ImageSource, info: ModelInfo) -> tuple[TrainingData, int]:
     options = request.options
     # Guards and evaluations measure on these; an image that was trained on would flatter them.
     forbidden = shipped_hashes(Split.GUARD, Split.EVALUATION) if isinstance(source, ArraySource) else frozenset()
     training, validation, left_out = split_for_training(source, options.validation_share, options.seed, forbidden)
-    stem = request.output.name.split(".")[0]
-    files = TrainingFiles(
-        state=request.output.with_name(f"{stem}.training-state"), log=request.output.with_name(f"{stem}.train.jsonl")
-    )
-    held_out = len(validation) if validation else 0
+    return TrainingData(train=training, validation=validation, preprocessing=info.preprocessing), left_out
+
+
+def _say_what(
+    data: TrainingData, network: AlexNet, left_out: int, ranks: Ranks, request: TrainingRequest, voice: Voice
+) -> None:
+    held_out = len(data.validation) if data.validation else 0
     voice.say(
-        f"{network.spec.variant}, {network.spec.classes} classes, on {len(training)} images of {source.name}; "
+        f"{network.spec.variant}, {network.spec.classes} classes, on {len(data.train)} images of {data.train.name}; "
         f"{held_out} held out" + (f"; {left_out} left out, which guards and evaluations use" if left_out else "")
     )
-    data = TrainingData(train=training, validation=validation, preprocessing=info.preprocessing)
-    with locked(request.output, voice):
-        try:
-            result = train(network, data, options, files, resume=request.resume, skip_bad=request.skip_bad, voice=voice)
-        except DivergedError as exc:
+    if ranks.size > 1 or request.accumulate > 1:
+        parts = f" in {request.accumulate} parts each" if request.accumulate > 1 else ""
+        voice.say(f"batches of {request.options.batch_size} images, shared by {ranks.size} processes{parts}")
+
+
+def _files(request: TrainingRequest) -> TrainingFiles:
+    stem = request.output.name.split(".")[0]
+    return TrainingFiles(
+        state=request.output.with_name(f"{stem}.training-state"), log=request.output.with_name(f"{stem}.train.jsonl")
+    )
+
+
+def _trained(
+    request: TrainingRequest, network: AlexNet, info: ModelInfo, data: TrainingData, ranks: Ranks, voice: Voice
+) -> TrainingResult:
+    files = _files(request)
+    # Processes that torchrun started again were given the same words as before, with or without --resume.
+    again = ranks.restarted and ranks.exchange(float(ranks.first and files.state.is_file())).sums[0] > 0
+    try:
+        return train(
+            network, data, request.options, files, resume=request.resume or again, skip_bad=request.skip_bad,
+            voice=voice, ranks=ranks, accumulate=request.accumulate,
+        )  # fmt: skip
+    except DivergedError as exc:
+        if ranks.first:
             _keep_last_good(exc, request, network, info)
-            raise
-        _write(request, network, info, result, training)
-        curve_from_log(files.log, files.log.with_suffix(".svg"))
-        files.state.unlink(missing_ok=True)
-    if len(result.skipped):
-        voice.warn(f"{len(result.skipped)} damaged images were skipped, the first: {result.skipped.names[0]}")
-    voice.say(f"wrote {request.output} ({request.output.stat().st_size / 1e6:.1f} MB)")
-    return request.output
+        raise
 
 
 def _keep_last_good(error: DivergedError, request: TrainingRequest, network: AlexNet, info: ModelInfo) -> None:
@@ -105,8 +165,14 @@ def _keep_last_good(error: DivergedError, request: TrainingRequest, network: Ale
 
 
 def _write(
-    request: TrainingRequest, network: AlexNet, info: ModelInfo, result: TrainingResult, training: ImageSource
+    request: TrainingRequest,
+    network: AlexNet,
+    info: ModelInfo,
+    result: TrainingResult,
+    training: ImageSource,
+    ranks: Ranks,
 ) -> None:
+    files = _files(request)
     write_artifact(
         request.output,
         encoded_checkpoint(network, info, request.output, half=request.half),
@@ -118,12 +184,16 @@ def _write(
             "data": training.name,
             "images": len(training),
             "training": request.options.to_json(),
+            "processes": ranks.size,
+            "accumulate": request.accumulate,
             "steps": result.steps,
             "images_per_second": round(result.images_per_second, 2),
             "validation_top1": result.validation_top1,
         },
         tools=tool_versions("torch"),
     )
+    curve_from_log(files.log, files.log.with_suffix(".svg"))
+    files.state.unlink(missing_ok=True)
 
 
 def _start(request: TrainingRequest, source: ImageSource) -> tuple[AlexNet, ModelInfo]:

@@ -1,7 +1,8 @@
 """The state of a training run on disk: weights, optimizer and position, in safetensors.
 
 Nothing random is stored: the order of the images, the mirrored ones and the dropout masks are drawn from the
-seed and the position, so a resumed run repeats what the uninterrupted one would have done.
+seed and the position, so a resumed run repeats what the uninterrupted one would have done. Nor is anything stored of
+how many processes trained: all of them hold the same weights, the first one writes, and any number may go on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from alexnet_deploy.limits import json_from_text
 
 if TYPE_CHECKING:
     from alexnet_deploy.network import AlexNet
+    from alexnet_deploy.training.ranks import Ranks
 
 _KEY = "alexnet_deploy_training"
 
@@ -50,20 +52,22 @@ def _weights_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
 
 
-def load_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, fingerprint: str) -> dict[str, Any]:
-    """Restores what `save_state` wrote and returns the position.
+def load_state(
+    path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, fingerprint: str, ranks: Ranks | None = None
+) -> dict[str, Any]:
+    """Restores what `save_state` wrote and returns the position; with `ranks`, the first one reads for all.
 
     Raises:
         InputError: There is no such state, it cannot be read, or it belongs to a run with other options.
     """
-    position, tensors = _read(path)
-    if position["fingerprint"] != fingerprint:
-        raise InputError(
-            f"the run at {path} was started with other options",
-            got=f"fingerprint {fingerprint}",
-            expected=position["fingerprint"],
-            remedy="give the options it was started with, or leave out --resume to start anew",
-        )
+    if ranks is None:
+        position, tensors = _of_this_run(path, fingerprint)
+    else:
+        position, tensors = {}, {}
+        with ranks.together():
+            if ranks.first:
+                position, tensors = _of_this_run(path, fingerprint)
+        position, tensors = ranks.from_first(position, tensors)
     try:
         _restore(network, optimizer, tensors)
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as exc:
@@ -73,6 +77,18 @@ def load_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, f
             remedy="leave out --resume to start anew",
         ) from exc
     return position
+
+
+def _of_this_run(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    position, tensors = _read(path)
+    if position["fingerprint"] != fingerprint:
+        raise InputError(
+            f"the run at {path} was started with other options",
+            got=f"fingerprint {fingerprint}",
+            expected=position["fingerprint"],
+            remedy="give the options it was started with, or leave out --resume to start anew",
+        )
+    return position, tensors
 
 
 def _is_position(values: Any) -> bool:

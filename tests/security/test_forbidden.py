@@ -43,7 +43,7 @@ GUARDED = {
     "json.loads": {
         # Of what a runtime or this package wrote just now or into the work directory, or of bytes that are bounded.
         "limits", "data.shipped", "inspection", "precision.resume", "lrn.launch", "engines.inspector",
-        "runtimes.onnxruntime", "bench.loadgen_log", "training.loop", "training.run",
+        "runtimes.onnxruntime", "bench.loadgen_log", "training.run",
         "pipeline.costs", "pipeline.lrn_measured", "pipeline.placement",
     },
     "safetensors.torch.load": {"weights"},

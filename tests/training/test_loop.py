@@ -21,7 +21,7 @@ from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import AlexnetDeployError, DataError, ImageError, InputError, TrainingError
 from alexnet_deploy.network import AlexNet
 from alexnet_deploy.progress import SILENT, Track, Voice
-from alexnet_deploy.training import loop
+from alexnet_deploy.training import feed, loop
 from alexnet_deploy.training.loop import (
     TrainingData,
     TrainingFiles,
@@ -200,7 +200,7 @@ def test_the_head_alone_learns_what_the_whole_would_from_a_frozen_trunk(tmp_path
 
 
 def test_features_that_do_not_fit_in_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_MAX_FEATURE_BYTES", 1000)
+    monkeypatch.setattr(feed, "_MAX_FEATURE_BYTES", 1000)
     with pytest.raises(TrainingError, match="do not fit in memory") as caught:
         train(small_network(), data_of(), options_of(head_only=True), files_in(tmp_path))
     assert "--head-only" in str(caught.value.remedy)
