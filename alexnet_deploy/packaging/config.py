@@ -127,7 +127,9 @@ class ModelConfig:
         if self.batching is not None:
             preferred, delay = self.batching.preferred, self.batching.queue_delay_us
             if self.max_batch < 1 or (preferred is not None and not 1 <= preferred <= self.max_batch) or delay < 0:
-                raise _unfit("the batching", f"{self.batching} of at most {self.max_batch}", "batches up to the largest")
+                raise _unfit(
+                    "the batching", f"{self.batching} of at most {self.max_batch}", "batches up to the largest"
+                )
         for warm_up in self.warm_ups:
             if not 1 <= warm_up.batch <= max(self.max_batch, 1) or any(dim < 1 for dim in warm_up.dims):
                 raise _unfit("a warm-up", warm_up, "a batch and a shape that the model takes")

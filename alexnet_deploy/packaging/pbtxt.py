@@ -1,8 +1,8 @@
 """Protobuf's text format, as far as a server's configuration needs it: written, and read back.
 
 A message is a list of fields in order, each a name and a value; a field that repeats stands there more than once.
-Specification: Protocol Buffers, "Text Format Language". Lists in brackets, floats and extensions are neither written nor
-read.
+Specification: Protocol Buffers, "Text Format Language". Lists in brackets, floats and extensions are neither written
+nor read.
 """
 
 from __future__ import annotations

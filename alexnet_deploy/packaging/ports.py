@@ -148,8 +148,9 @@ def ports_of_engine(path: Path, passport: Passport) -> Ports:
 def _profiles(facts: dict[str, Any]) -> Iterator[tuple[int, int, int]]:
     options = facts.get("options")
     for profile in options.get("profiles", []) if isinstance(options, dict) else []:
-        values = [profile.get(name) for name in ("min", "opt", "max")] if isinstance(profile, dict) else []
-        if len(values) == 3 and all(isinstance(value, int) and value > 0 for value in values):
+        said = [profile.get(name) for name in ("min", "opt", "max")] if isinstance(profile, dict) else []
+        values = [value for value in said if isinstance(value, int) and value > 0]
+        if len(values) == 3:
             yield values[0], values[1], values[2]
 
 

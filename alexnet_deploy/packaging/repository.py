@@ -119,7 +119,9 @@ def _wrong_with(folder: Path) -> str | None:
     manifest = _manifest(folder)
     if manifest is None:
         return f"no {MANIFEST} of this tool"
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
+    there = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
+    }
     for name in sorted(there ^ {*manifest["files"], MANIFEST}):
         return f"{name} was {'added' if name in there else 'removed'}"
     for name, digest in manifest["files"].items():
@@ -188,7 +190,9 @@ def _aside(folder: Path) -> Path:
         path = repository.parent / f"{repository.name}.{folder.name}.before-{number}"
         if not os.path.lexists(path):
             return path
-    raise ArtifactError(f"{repository.parent} holds a thousand packages that were put away", remedy="remove some of them")
+    raise ArtifactError(
+        f"{repository.parent} holds a thousand packages that were put away", remedy="remove some of them"
+    )
 
 
 def _publish(new: Path, folder: Path, old: Path) -> None:

@@ -325,7 +325,9 @@ def _remarks(source: Source, tuning: Tuning, options: PackageOptions) -> tuple[s
         if asked.get("version_compatible"):
             found.append("or a later one, started with --backend-config=tensorrt,version-compatible=true")
     if options.runtime == "openvino" and options.wanted is not Precision.BF16:
-        found.append("on a CPU with bf16 OpenVINO computes float layers in bf16; the backend has no way to say otherwise")
+        found.append(
+            "on a CPU with bf16 OpenVINO computes float layers in bf16; the backend has no way to say otherwise"
+        )
     if not source.info.labels:
         found.append("the model's classes have no names, so there are no labels")
     return tuple(found)

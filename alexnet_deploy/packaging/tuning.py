@@ -111,7 +111,10 @@ def measured_rows(document: Mapping[str, Any], runtime: str, precision: Precisio
             remedy="measure with `bench`, without --scope",
         )
     name = f"{runtime}/{precision.value}"
-    found = {None: _rows(document, runtime, precision, None), THROUGHPUT: _rows(document, runtime, precision, THROUGHPUT)}
+    found = {
+        None: _rows(document, runtime, precision, None),
+        THROUGHPUT: _rows(document, runtime, precision, THROUGHPUT),
+    }
     if not found[None]:
         raise InputError(
             f"the bench has no row of {name} that ran",
@@ -164,10 +167,8 @@ def tuning_from_bench(measured: Measured, ports: Ports, *, pads: bool = False, m
     if batching:
         reasons.append(f"a request waits {delay} us at most, a tenth of what that batch takes")
     instances, more = _instances(measured, preferred if batching else 1)
-    if pads:
-        largest = (most or preferred) if batching else 0
-    else:
-        largest = 0 if ports.fixed else most or max(rows)
+    served = batching if pads else not ports.fixed
+    largest = (most or (preferred if pads else max(rows))) if served else 0
     return Tuning(
         max_batch=largest,
         # A scheduler that sends every request at once has to be named: the server would put one in itself.

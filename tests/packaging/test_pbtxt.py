@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from google.protobuf import struct_pb2, text_format
+from google.protobuf import struct_pb2, text_format  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,7 +53,9 @@ def test_comments_are_skipped_and_stay_comments() -> None:
     assert message_from_text("\n".join([*lines, "a: 1", "# end"])) == [("a", 1)]
 
 
-@pytest.mark.parametrize("text", ["a", "a:", "a: }", "a { b: 1", "a: 1 }", "1: 2", 'a: "x', "a: 1.5", "a = 1", 'a: "\\q"'])
+@pytest.mark.parametrize(
+    "text", ["a", "a:", "a: }", "a { b: 1", "a: 1 }", "1: 2", 'a: "x', "a: 1.5", "a = 1", 'a: "\\q"']
+)
 def test_what_is_no_message_is_refused(text: str) -> None:
     with pytest.raises(ArtifactError, match="text form"):
         message_from_text(text)

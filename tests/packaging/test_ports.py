@@ -48,7 +48,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("type_", "named"), [(TensorProto.FLOAT, "TYPE_FP32"), (TensorProto.FLOAT16, "TYPE_FP16"), (TensorProto.BFLOAT16, "TYPE_BF16")]
+    ("type_", "named"),
+    [(TensorProto.FLOAT, "TYPE_FP32"), (TensorProto.FLOAT16, "TYPE_FP16"), (TensorProto.BFLOAT16, "TYPE_BF16")],
 )
 def test_names_types_and_shapes_are_the_graphs(path: Path, type_: int, named: str) -> None:
     found = ports_of_graph(graph_file(path, type_=type_))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from alexnet_deploy.errors import ArtifactError, InputError
-from alexnet_deploy.packaging import repository
 from alexnet_deploy.packaging.repository import MANIFEST, Content, Written, write_model
 
 KNOWN = {"kind": "test"}
@@ -145,7 +145,7 @@ def test_a_copy_that_fails_leaves_what_was_there(folder: Path, artifact: Path, m
     def full(_source: Path, _target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(repository.shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(ArtifactError, match="cannot be written") as caught:
         write(folder, artifact, b"other")
     assert "make room" in str(caught.value.remedy)
@@ -165,7 +165,7 @@ def test_a_rename_that_fails_puts_the_old_one_back(
             raise OSError(5, "Input/output error")
         rename(source, target)
 
-    monkeypatch.setattr(repository.os, "rename", failing)
+    monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(ArtifactError):
         write(folder, artifact, b"other")
     assert tree(folder) == before
@@ -182,7 +182,9 @@ def test_what_a_killed_command_left_is_removed(folder: Path, artifact: Path) -> 
     assert not left.exists() and others.exists() and artifact.exists()
 
 
-def test_a_repository_is_made_in_the_folder_at_hand(artifact: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_repository_is_made_in_the_folder_at_hand(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     write(Path("model"), artifact)

@@ -131,7 +131,10 @@ def test_tritons_client_makes_the_request_that_the_configuration_takes(deploymen
     contract = json.loads((found.written.folder / "preprocessing.json").read_text())
     request = request_of(contract, batch=2)
     [tensor] = request["header"]["inputs"]
-    assert (tensor["name"], f"TYPE_{tensor['datatype']}") == (config["input"][0]["name"], config["input"][0]["data_type"])
+    assert (tensor["name"], f"TYPE_{tensor['datatype']}") == (
+        config["input"][0]["name"],
+        config["input"][0]["data_type"],
+    )
     assert tensor["shape"] == [2, *(int(dim) for dim in config["input"][0]["dims"])]
     assert request["bytes"] == 2 * 3 * SIDE * SIDE * 4
     [output] = request["header"]["outputs"]
@@ -140,7 +143,7 @@ def test_tritons_client_makes_the_request_that_the_configuration_takes(deploymen
 
 def test_the_packaged_graph_computes_what_the_artifact_does(deployment: Deployment, tmp_path: Path) -> None:
     found = package(deployment, tmp_path)
-    images = shipped_batch(4, small_preprocessing())
+    images = shipped_batch(4)
     packaged = run_onnx(read_graph(found.written.folder / "1" / "model.onnx"), images)
     assert np.array_equal(packaged, run_onnx(read_graph(found.source.path), images))
     assert packaged.shape == (4, 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -24,12 +25,12 @@ FIXED = dataclasses.replace(
 ENGINE = dataclasses.replace(PORTS, most=8, profiles=((1, 1, 8),))
 
 
-def measured(times: dict[str, float], runtime: str = "onnxruntime-cpu", **options: Any) -> Measured:
+def measured(times: Mapping[str, float], runtime: str = "onnxruntime-cpu", **options: Any) -> Measured:
     document = bench_of({f"{runtime}/{key}": time for key, time in times.items()}, DIGEST, **options)
     return measured_rows(document, runtime, Precision.INT8, DIGEST)
 
 
-def tuned(times: dict[str, float], ports: Ports = PORTS, **options: Any) -> Tuning:
+def tuned(times: Mapping[str, float], ports: Ports = PORTS, **options: Any) -> Tuning:
     return tuning_from_bench(measured(times), ports, **options)
 
 
