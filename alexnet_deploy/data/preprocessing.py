@@ -26,10 +26,21 @@ _FILTERS = {
 def square_from_image(pixels: NDArray[np.uint8], spec: Preprocessing) -> NDArray[np.uint8]:
     """Resizes and crops one image: `(H, W)` or `(H, W, 3)` to `(S, S)` or `(S, S, 3)`, uint8.
 
+    Raises:
+        DataError: The image is too narrow.
+    """
+    return square_from_picture(Image.fromarray(pixels), spec)
+
+
+def square_from_picture(image: Image.Image, spec: Preprocessing) -> NDArray[np.uint8]:
+    """The same of an image that Pillow holds, grey or RGB.
+
     The shorter-side rule is torchvision's: the longer side becomes `int(size * long / short)`, and the crop
     starts at `round((side - crop) / 2)`.
+
+    Raises:
+        DataError: The image is too narrow.
     """
-    image = Image.fromarray(pixels)
     filter_ = _FILTERS[spec.interpolation]
     if spec.resize is Resize.STRETCH:
         width = height = spec.resize_size
@@ -61,22 +72,33 @@ def batch_from_images(images: Sequence[NDArray[np.uint8]], spec: Preprocessing) 
     Raises:
         DataError: An image is too narrow, or the batch would be larger than `MAX_BATCH_BYTES`.
     """
-    size = bytes_of_images(len(images), spec)
-    require_within(
-        f"a batch of {len(images)} images of {spec.image_size} pixels", size, MAX_BATCH_BYTES, "bytes", DataError
-    )
+    batch = empty_batch(len(images), spec)
+    for row, pixels in zip(batch, images, strict=True):
+        write_row(row, square_from_image(pixels, spec), spec)
+    return batch
+
+
+def empty_batch(count: int, spec: Preprocessing) -> NDArray[np.float32]:
+    """Memory for so many images, `(N, 3, S, S) float32`, whose rows `write_row` fills.
+
+    Raises:
+        DataError: It would be larger than `MAX_BATCH_BYTES`.
+    """
+    size = bytes_of_images(count, spec)
+    require_within(f"a batch of {count} images of {spec.image_size} pixels", size, MAX_BATCH_BYTES, "bytes", DataError)
+    return np.empty((count, 3, spec.image_size, spec.image_size), np.float32)
+
+
+def write_row(row: NDArray[np.float32], square: NDArray[np.uint8], spec: Preprocessing) -> None:
+    """Writes an image of the right size into its row of a batch, `(3, S, S)`; threads may write rows side by side."""
     order = [0, 1, 2] if spec.channel_order == "rgb" else [2, 1, 0]
     # The mean and deviation are given in the order of the network's channels.
     factor = np.float32(spec.scale) / np.asarray(spec.std, np.float32)
     shift = -np.asarray(spec.mean, np.float32) / np.asarray(spec.std, np.float32)
-    batch = np.empty((len(images), 3, spec.image_size, spec.image_size), np.float32)
-    for row, pixels in zip(batch, images, strict=True):
-        square = square_from_image(pixels, spec)
-        for channel, source in enumerate(order):
-            plane = square if square.ndim == 2 else square[:, :, source]
-            np.multiply(plane, factor[channel], out=row[channel], casting="unsafe")
-            row[channel] += shift[channel]
-    return batch
+    for channel, source in enumerate(order):
+        plane = square if square.ndim == 2 else square[:, :, source]
+        np.multiply(plane, factor[channel], out=row[channel], casting="unsafe")
+        row[channel] += shift[channel]
 
 
 def bytes_of_images(count: int, spec: Preprocessing) -> int:

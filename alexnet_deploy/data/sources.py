@@ -6,18 +6,22 @@ import contextlib
 import gzip
 import hashlib
 import math
+import re
+import threading
 import warnings
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from alexnet_deploy.data.preprocessing import square_from_image, square_from_picture
 from alexnet_deploy.errors import DataError, ImageError, InputError
 from alexnet_deploy.limits import MAX_DIMENSIONS, MAX_IMAGE_BYTES, MAX_PIXELS, MAX_UNPACKED_BYTES, opened, read_up_to
+from alexnet_deploy.specs import Preprocessing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +29,11 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
 # Whatever a file is called: Pillow reads forty formats, of one of which (EPS) it starts an interpreter.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
+_MIRRORED = Image.Transpose.FLIP_LEFT_RIGHT
+_PILLOW = r"PIL\."
+# As `warnings` keeps it.
+_NO_PILLOW = ("ignore", None, Warning, re.compile(_PILLOW), 0)
+_SILENCING = threading.Lock()
 _IDX_UBYTE_MAGIC = 0x08
 _CIFAR_RECORD_BYTES = 1 + 3 * 32 * 32
 
@@ -47,11 +56,21 @@ class ImageSource(ABC):
 
     @abstractmethod
     def image(self, index: int) -> NDArray[np.uint8]:
-        """Returns `(H, W)` grey or `(H, W, 3)` RGB, uint8.
+        """Returns `(H, W)` grey or `(H, W, 3)` RGB, uint8; several threads may ask at once.
 
         Raises:
             ImageError: The image is damaged; the message names its file.
         """
+
+    def square(self, index: int, spec: Preprocessing, *, mirrored: bool = False) -> NDArray[np.uint8]:
+        """The image resized and cropped, `(S, S)` or `(S, S, 3)`, mirrored left to right before that where asked for.
+
+        Raises:
+            ImageError: The image is damaged; the message names its file.
+            DataError: It is too narrow.
+        """
+        pixels = self.image(index)
+        return square_from_image(pixels[:, ::-1] if mirrored else pixels, spec)
 
     def content_hash(self, index: int) -> str:
         """SHA-256 of shape and decoded pixels, whatever file they came in."""
@@ -111,6 +130,14 @@ class FolderSource(ImageSource):
     def image(self, index: int) -> NDArray[np.uint8]:
         return read_image(self.paths[index])
 
+    def square(self, index: int, spec: Preprocessing, *, mirrored: bool = False) -> NDArray[np.uint8]:
+        def made(image: Image.Image) -> NDArray[np.uint8]:
+            picture = _picture(image)
+            return square_from_picture(picture.transpose(_MIRRORED) if mirrored else picture, spec)
+
+        # From Pillow's memory to Pillow's: an array in between costs two copies, under the interpreter's lock.
+        return _decoded(self.paths[index], made)
+
 
 class _Subset(ImageSource):
     def __init__(self, source: ImageSource, indices: NDArray[np.int64], name: str) -> None:
@@ -120,6 +147,9 @@ class _Subset(ImageSource):
     def image(self, index: int) -> NDArray[np.uint8]:
         return self.source.image(int(self.indices[index]))
 
+    def square(self, index: int, spec: Preprocessing, *, mirrored: bool = False) -> NDArray[np.uint8]:
+        return self.source.square(int(self.indices[index]), spec, mirrored=mirrored)
+
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Decodes one file to `(H, W)` grey or `(H, W, 3)` RGB, uint8.
@@ -127,19 +157,22 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         ImageError: The file is missing, damaged, no JPEG, PNG, BMP, WebP or PPM, or larger than `MAX_PIXELS`.
     """
+    return _decoded(path, _pixels)
+
+
+def _decoded(path: Path, use: Callable[[Image.Image], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """What `use` makes of the opened image; what is wrong with the file is an `ImageError`."""
     try:
-        with warnings.catch_warnings():
-            # Of bombs, which are refused here, and of metadata that is damaged where the pixels are not.
-            warnings.simplefilter("ignore")
-            with opened(path, MAX_IMAGE_BYTES) as file, Image.open(file, formats=_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(
-                        f"{path} is too large",
-                        got=f"{image.width}x{image.height}",
-                        expected=f"at most {MAX_PIXELS:,} pixels",
-                    )
-                return _pixels(image)
-    except ImageError:
+        _silence_pillow()
+        with opened(path, MAX_IMAGE_BYTES) as file, Image.open(file, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(
+                    f"{path} is too large",
+                    got=f"{image.width}x{image.height}",
+                    expected=f"at most {MAX_PIXELS:,} pixels",
+                )
+            return use(image)
+    except DataError:
         raise
     except InputError as exc:
         raise ImageError(f"{path} cannot be read as an image", got=exc.got, expected=exc.expected) from exc
@@ -151,6 +184,18 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         ) from exc
 
 
+def _silence_pillow() -> None:
+    """Leaves out what Pillow's modules warn of: bombs, which are refused here, and metadata that is damaged where the
+    pixels are not.
+
+    Filters are the whole process's. Putting them back after every image, as `catch_warnings` does, would undo those of
+    another thread; this one names Pillow's modules alone, and stays.
+    """
+    with _SILENCING:
+        if not warnings.filters or warnings.filters[0] != _NO_PILLOW:
+            warnings.filterwarnings("ignore", module=_PILLOW)
+
+
 def _without_address(error: Exception) -> str:
     """Pillow names the object that was opened, which says nothing."""
     if isinstance(error, UnidentifiedImageError):
@@ -159,12 +204,17 @@ def _without_address(error: Exception) -> str:
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(_picture(image))
+
+
+def _picture(image: Image.Image) -> Image.Image:
+    """In grey or RGB."""
     if image.mode.startswith("I;16"):
         # Pillow's own conversion cuts 16 bits off at 255.
-        return (np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)
+        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
