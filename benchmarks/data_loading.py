@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import io
-import os
 import statistics
 import subprocess
 import sys
@@ -58,10 +57,12 @@ _DECODED = 200
 # A checkout from before threads could be named has one.
 _PROGRAM_BEFORE = """
 import sys, time
+from inspect import signature
 from pathlib import Path
 from alexnet_deploy.data.batches import batches
 from alexnet_deploy.data.sources import FolderSource
 from alexnet_deploy.specs import Preprocessing
+assert "threads" not in signature(batches).parameters
 source = FolderSource(Path(sys.argv[1]))
 for _ in sys.stdin:
     started = time.perf_counter()
@@ -191,12 +192,12 @@ class Way:
 
     def __init__(self, way: str, folder: Path, before: Path | None) -> None:
         command = [sys.executable, "-m", "benchmarks.data_loading", "--worker", way, "--folder", str(folder)]
-        variables = dict(os.environ)
+        home = None
         if way == BEFORE:
-            command = [sys.executable, "-c", _PROGRAM_BEFORE, str(folder), str(BATCH)]
-            variables["PYTHONPATH"] = str(before)
+            # Python looks for modules where it was started.
+            command, home = [sys.executable, "-c", _PROGRAM_BEFORE, str(folder), str(BATCH)], before
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=variables)
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=home)
         self.rate()
 
     def rate(self) -> float:
@@ -223,22 +224,29 @@ def measured(folder: Path, turns: int, before: Path | None) -> list[dict[str, An
         print(f"turn {turn + 1}/{turns}", file=sys.stderr)
     for way in ways.values():
         way.close()
+    return rows_of(rates)
+
+
+def rows_of(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Medians, and ratios of passes of the same turn."""
     rows = []
     for name, taken in rates.items():
-        row: dict[str, Any] = {
-            "way": name,
-            "images_per_second_median": round(statistics.median(taken), 1),
-            "images_per_second_min_max": [round(min(taken), 1), round(max(taken), 1)],
-        }
-        for peer in dict.fromkeys([PEERS.get(name), BEFORE if before and name.startswith("ours,") else None]):
-            if peer is not None:
+        row: dict[str, Any] = {"way": name, "images_per_second": _spread(taken)}
+        for peer in dict.fromkeys([PEERS.get(name), BEFORE if name.startswith("ours,") else None]):
+            if peer in rates:
                 ratios = [ours / theirs for ours, theirs in zip(taken, rates[peer], strict=True)]
-                row[f"ratio_to {peer}"] = {
-                    "median": round(statistics.median(ratios), 3),
-                    "min_max": [round(min(ratios), 3), round(max(ratios), 3)],
-                }
+                row[f"ratio to {peer}"] = _spread(ratios)
         rows.append({**row, "samples": [round(rate, 2) for rate in taken]})
     return rows
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return {
+        "median": float(f"{median:.4g}"),
+        "quartiles": [float(f"{value:.4g}") for value in (lower, upper)],
+        "min_max": [float(f"{value:.4g}") for value in (min(values), max(values))],
+    }
 
 
 def main() -> None:
@@ -269,7 +277,7 @@ def main() -> None:
         }
     write_json(RESULT, document)
     for row in document["rows"]:
-        print(f"{row['images_per_second_median']:7.1f} images/s  {row['way']}")
+        print(f"{row['images_per_second']['median']:7.1f} images/s  {row['way']}")
 
 
 if __name__ == "__main__":

@@ -39,3 +39,20 @@ def test_package_refuses_what_contradicts_itself(run: Run, tmp_path: Path, commo
     artifact.write_bytes(b"x")
     assert_refused(run("package", *common, "--artifact", artifact), 2, "--artifact")
     assert_refused(run("package", "--workdir", tmp_path, "--artifact", artifact), 1, "no passport")
+
+
+def test_package_takes_what_bench_wrote(run: Run, work: Path, tmp_path: Path, common: list[object]) -> None:
+    bench = tmp_path / "bench.json"
+    narrow = ["--runtime", "onnxruntime-cpu", "--precision", "fp32", "--batch", "1,4", "--threads", 1]
+    short = ["--runs", 2, "--images", 32, "--no-details", "--output", bench]
+    assert run("bench", *common, *narrow, *short).code == 0
+    ended = run("package", *common, "--bench", bench, "--name", "tuned", "--json")
+    assert ended.code == 0
+    tuning = ended.document["tuning"]
+    assert (tuning["max_batch"], tuning["threads"]) == (4, 1)
+    assert tuning["preferred_batch"] in (1, 4)
+    assert "measured on" in tuning["reasons"][0]
+    config = (work / "triton" / "tuned" / "config.pbtxt").read_text()
+    assert 'key: "intra_op_thread_count"' in config
+    other = run("package", *common, "--bench", bench, "--runtime", "openvino")
+    assert_refused(other, 2, "no row of openvino/fp32")
