@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,21 +26,13 @@ _FILTERS = {
 def square_from_image(pixels: NDArray[np.uint8], spec: Preprocessing) -> NDArray[np.uint8]:
     """Resizes and crops one image: `(H, W)` or `(H, W, 3)` to `(S, S)` or `(S, S, 3)`, uint8.
 
-    Raises:
-        DataError: The image is too narrow.
-    """
-    return square_from_picture(Image.fromarray(pixels), spec)
-
-
-def square_from_picture(image: Image.Image, spec: Preprocessing) -> NDArray[np.uint8]:
-    """The same of an image that Pillow holds, grey or RGB.
-
     The shorter-side rule is torchvision's: the longer side becomes `int(size * long / short)`, and the crop
     starts at `round((side - crop) / 2)`.
 
     Raises:
         DataError: The image is too narrow.
     """
+    image = Image.fromarray(pixels)
     filter_ = _FILTERS[spec.interpolation]
     if spec.resize is Resize.STRETCH:
         width = height = spec.resize_size
@@ -73,13 +65,14 @@ def batch_from_images(images: Sequence[NDArray[np.uint8]], spec: Preprocessing) 
         DataError: An image is too narrow, or the batch would be larger than `MAX_BATCH_BYTES`.
     """
     batch = empty_batch(len(images), spec)
+    write = row_writer(spec)
     for row, pixels in zip(batch, images, strict=True):
-        write_row(row, square_from_image(pixels, spec), spec)
+        write(row, pixels)
     return batch
 
 
 def empty_batch(count: int, spec: Preprocessing) -> NDArray[np.float32]:
-    """Memory for so many images, `(N, 3, S, S) float32`, whose rows `write_row` fills.
+    """Memory for so many images, `(N, 3, S, S) float32`, whose rows a `row_writer` fills.
 
     Raises:
         DataError: It would be larger than `MAX_BATCH_BYTES`.
@@ -89,16 +82,24 @@ def empty_batch(count: int, spec: Preprocessing) -> NDArray[np.float32]:
     return np.empty((count, 3, spec.image_size, spec.image_size), np.float32)
 
 
-def write_row(row: NDArray[np.float32], square: NDArray[np.uint8], spec: Preprocessing) -> None:
-    """Writes an image of the right size into its row of a batch, `(3, S, S)`; threads may write rows side by side."""
+def row_writer(spec: Preprocessing) -> Callable[[NDArray[np.float32], NDArray[np.uint8]], None]:
+    """What preprocesses one image into its row of a batch, `(3, S, S)`; threads may write rows side by side.
+
+    It raises a `DataError` where the image is too narrow.
+    """
     order = [0, 1, 2] if spec.channel_order == "rgb" else [2, 1, 0]
     # The mean and deviation are given in the order of the network's channels.
     factor = np.float32(spec.scale) / np.asarray(spec.std, np.float32)
     shift = -np.asarray(spec.mean, np.float32) / np.asarray(spec.std, np.float32)
-    for channel, source in enumerate(order):
-        plane = square if square.ndim == 2 else square[:, :, source]
-        np.multiply(plane, factor[channel], out=row[channel], casting="unsafe")
-        row[channel] += shift[channel]
+
+    def write(row: NDArray[np.float32], pixels: NDArray[np.uint8]) -> None:
+        square = square_from_image(pixels, spec)
+        for channel, source in enumerate(order):
+            plane = square if square.ndim == 2 else square[:, :, source]
+            np.multiply(plane, factor[channel], out=row[channel], casting="unsafe")
+            row[channel] += shift[channel]
+
+    return write
 
 
 def bytes_of_images(count: int, spec: Preprocessing) -> int:

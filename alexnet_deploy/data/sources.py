@@ -11,17 +11,15 @@ import threading
 import warnings
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from alexnet_deploy.data.preprocessing import square_from_image, square_from_picture
 from alexnet_deploy.errors import DataError, ImageError, InputError
 from alexnet_deploy.limits import MAX_DIMENSIONS, MAX_IMAGE_BYTES, MAX_PIXELS, MAX_UNPACKED_BYTES, opened, read_up_to
-from alexnet_deploy.specs import Preprocessing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
 # Whatever a file is called: Pillow reads forty formats, of one of which (EPS) it starts an interpreter.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
-_MIRRORED = Image.Transpose.FLIP_LEFT_RIGHT
 _PILLOW = r"PIL\."
 # As `warnings` keeps it.
 _NO_PILLOW = ("ignore", None, Warning, re.compile(_PILLOW), 0)
@@ -45,8 +42,10 @@ class ImageSource(ABC):
         name: What reports call it.
         classes: Names of the classes, by label.
         labels: `(N,) int64`.
+        decodes: Whether an image is read and decoded when it is asked for; otherwise it lies in memory.
     """
 
+    decodes: bool = True
     name: str
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
@@ -62,16 +61,6 @@ class ImageSource(ABC):
             ImageError: The image is damaged; the message names its file.
         """
 
-    def square(self, index: int, spec: Preprocessing, *, mirrored: bool = False) -> NDArray[np.uint8]:
-        """The image resized and cropped, `(S, S)` or `(S, S, 3)`, mirrored left to right before that where asked for.
-
-        Raises:
-            ImageError: The image is damaged; the message names its file.
-            DataError: It is too narrow.
-        """
-        pixels = self.image(index)
-        return square_from_image(pixels[:, ::-1] if mirrored else pixels, spec)
-
     def content_hash(self, index: int) -> str:
         """SHA-256 of shape and decoded pixels, whatever file they came in."""
         pixels = self.image(index)
@@ -84,6 +73,8 @@ class ImageSource(ABC):
 
 class ArraySource(ImageSource):
     """Images that are in memory: `(N, H, W)` or `(N, H, W, 3)`, uint8."""
+
+    decodes = False
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str], name: str) -> None:
         self.images, self.labels, self.classes, self.name = images, labels, tuple(classes), name
@@ -130,25 +121,14 @@ class FolderSource(ImageSource):
     def image(self, index: int) -> NDArray[np.uint8]:
         return read_image(self.paths[index])
 
-    def square(self, index: int, spec: Preprocessing, *, mirrored: bool = False) -> NDArray[np.uint8]:
-        def made(image: Image.Image) -> NDArray[np.uint8]:
-            picture = _picture(image)
-            return square_from_picture(picture.transpose(_MIRRORED) if mirrored else picture, spec)
-
-        # From Pillow's memory to Pillow's: an array in between costs two copies, under the interpreter's lock.
-        return _decoded(self.paths[index], made)
-
 
 class _Subset(ImageSource):
     def __init__(self, source: ImageSource, indices: NDArray[np.int64], name: str) -> None:
         self.source, self.indices, self.name = source, indices, name
-        self.classes, self.labels = source.classes, source.labels[indices]
+        self.classes, self.labels, self.decodes = source.classes, source.labels[indices], source.decodes
 
     def image(self, index: int) -> NDArray[np.uint8]:
         return self.source.image(int(self.indices[index]))
-
-    def square(self, index: int, spec: Preprocessing, *, mirrored: bool = False) -> NDArray[np.uint8]:
-        return self.source.square(int(self.indices[index]), spec, mirrored=mirrored)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -157,11 +137,6 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         ImageError: The file is missing, damaged, no JPEG, PNG, BMP, WebP or PPM, or larger than `MAX_PIXELS`.
     """
-    return _decoded(path, _pixels)
-
-
-def _decoded(path: Path, use: Callable[[Image.Image], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """What `use` makes of the opened image; what is wrong with the file is an `ImageError`."""
     try:
         _silence_pillow()
         with opened(path, MAX_IMAGE_BYTES) as file, Image.open(file, formats=_FORMATS) as image:
@@ -171,8 +146,8 @@ def _decoded(path: Path, use: Callable[[Image.Image], NDArray[np.uint8]]) -> NDA
                     got=f"{image.width}x{image.height}",
                     expected=f"at most {MAX_PIXELS:,} pixels",
                 )
-            return use(image)
-    except DataError:
+            return _pixels(image)
+    except ImageError:
         raise
     except InputError as exc:
         raise ImageError(f"{path} cannot be read as an image", got=exc.got, expected=exc.expected) from exc
@@ -204,17 +179,12 @@ def _without_address(error: Exception) -> str:
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    return np.asarray(_picture(image))
-
-
-def _picture(image: Image.Image) -> Image.Image:
-    """In grey or RGB."""
     if image.mode.startswith("I;16"):
         # Pillow's own conversion cuts 16 bits off at 255.
-        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+        return (np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+    return np.asarray(image if image.mode == "L" else image.convert("RGB"))
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:

@@ -212,12 +212,20 @@ def test_looking_for_damaged_images_takes_several_threads(monkeypatch: pytest.Mo
     assert undamaged(Meeting(random_images(6), 2), Skipped()).tolist() == list(range(6))
 
 
-@pytest.mark.parametrize(("cpus", "threads"), [(1, 1), (8, 8), (256, module.MOST_THREADS)])
+@pytest.mark.parametrize(("cpus", "threads"), [(1, 1), (4, 4), (256, module.MOST_THREADS)])
 def test_by_default_every_usable_cpu_decodes_up_to_a_bound(
-    cpus: int, threads: int, monkeypatch: pytest.MonkeyPatch
+    cpus: int, threads: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "usable_cpus", lambda: cpus)
-    assert decoding_threads() == threads
+    for source in (FolderSource(folder), FolderSource(folder).subset([0])):
+        assert decoding_threads(source, SPEC) == threads
+
+
+def test_small_images_that_lie_in_memory_are_made_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "usable_cpus", lambda: 4)
+    for source in (random_images(4), random_images(4).subset([1])):
+        assert decoding_threads(source, SPEC) == 1
+        assert decoding_threads(source, Preprocessing()) == 4
 
 
 class FirstIsSlow(ImageSource):

@@ -8,7 +8,6 @@ import io
 import random
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_deploy.data import sources
-from alexnet_deploy.data.preprocessing import square_from_image
 from alexnet_deploy.data.sources import ArraySource, FolderSource, read_cifar, read_idx, read_image
 from alexnet_deploy.errors import AlexnetDeployError, DataError, ImageError, InputError
-from alexnet_deploy.specs import Preprocessing, Resize
 from tests.conftest import random_images
 
 
@@ -340,32 +337,3 @@ def test_an_image_that_pillow_takes_for_a_bomb_is_an_image_error(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with pytest.raises(ImageError, match=r"x\.png cannot be read"):
         read_image(tmp_path / "x.png")
-
-
-@pytest.mark.parametrize("mirrored", [False, True])
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1", "I;16", "P with transparency"])
-@pytest.mark.parametrize("resize", list(Resize))
-def test_a_files_square_is_that_of_its_pixels(mode: str, resize: Resize, mirrored: bool, tmp_path: Path) -> None:
-    (tmp_path / "class").mkdir()
-    if mode == "I;16":
-        image = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (50, 70), dtype=np.uint16))
-    else:
-        image = Image.fromarray(noise(50, 70, 3)).convert(mode.split()[0])
-    known: dict[str, Any] = {"transparency": bytes([0, 128])} if "with" in mode else {}
-    image.save(tmp_path / "class" / ("x.jpg" if mode == "CMYK" else "x.png"), **known)
-    spec = Preprocessing(image_size=32, resize_size=40, resize=resize)
-    for source in (FolderSource(tmp_path), FolderSource(tmp_path).subset([0])):
-        pixels = source.image(0)[:, :: -1 if mirrored else 1]
-        found = source.square(0, spec, mirrored=mirrored)
-        assert np.array_equal(found, square_from_image(pixels, spec))
-        assert found.dtype == np.uint8
-
-
-def test_a_damaged_file_has_no_square_and_is_named(tmp_path: Path) -> None:
-    (tmp_path / "class").mkdir()
-    image = Image.fromarray(noise(50, 70, 3))
-    image.save(tmp_path / "class" / "x.jpg")
-    whole = (tmp_path / "class" / "x.jpg").read_bytes()
-    (tmp_path / "class" / "x.jpg").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ImageError, match=r"x\.jpg cannot be read as an image"):
-        FolderSource(tmp_path).square(0, Preprocessing(image_size=32, resize_size=40))
