@@ -16,6 +16,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import io
+import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -65,9 +67,10 @@ from alexnet_deploy.specs import Preprocessing
 assert "threads" not in signature(batches).parameters
 source = FolderSource(Path(sys.argv[1]))
 for _ in sys.stdin:
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), time.process_time()
     count = sum(len(batch.indices) for batch in batches(source, int(sys.argv[2]), Preprocessing()))
-    print(count / (time.perf_counter() - started), flush=True)
+    rate = count / (time.perf_counter() - started)
+    print(rate, 1e3 * (time.process_time() - spent) / count, flush=True)
 """
 
 
@@ -120,12 +123,22 @@ def our_batches(folder: Path, threads: int) -> Callable[[], Iterator[NDArray[np.
 
 
 def serve(loader: str, workers: int, folder: Path) -> None:
-    """Goes over the folder for every line on standard input, and prints images per second."""
+    """Goes over the folder for every line on standard input; prints images per second, and CPU milliseconds of each."""
     passes = (torchvision_batches if loader == "torchvision" else our_batches)(folder, workers)
     for _ in sys.stdin:
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), cpu_seconds()
         count = sum(len(images) for images in passes())
-        print(count / (time.perf_counter() - started), flush=True)
+        print(count / (time.perf_counter() - started), 1e3 * (cpu_seconds() - spent) / count, flush=True)
+
+
+def cpu_seconds() -> float:
+    """Of this process and its workers, from the kernel's ticks."""
+    pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def largest_difference(folder: Path) -> dict[str, float]:
@@ -200,12 +213,13 @@ class Way:
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=home)
         self.rate()
 
-    def rate(self) -> float:
-        """Images per second of one pass."""
+    def rate(self) -> tuple[float, float]:
+        """Images per second of one pass, and CPU milliseconds of an image."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        rate, spent = self._process.stdout.readline().split()
+        return float(rate), float(spent)
 
     def close(self) -> None:
         """Ends the process."""
@@ -216,22 +230,29 @@ def measured(folder: Path, turns: int, before: Path | None) -> list[dict[str, An
     """All the ways in turns."""
     ways = {way: Way(way, folder, before) for way in [*WAYS, *([BEFORE] if before else [])]}
     rates: dict[str, list[float]] = {way: [] for way in ways}
+    spent: dict[str, list[float]] = {way: [] for way in ways}
     names = list(ways)
     for turn in range(turns):
         # Another one goes first each time.
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            rates[name].append(ways[name].rate())
+            rate, milliseconds = ways[name].rate()
+            rates[name].append(rate)
+            spent[name].append(milliseconds)
         print(f"turn {turn + 1}/{turns}", file=sys.stderr)
     for way in ways.values():
         way.close()
-    return rows_of(rates)
+    return rows_of(rates, spent)
 
 
-def rows_of(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
+def rows_of(rates: dict[str, list[float]], spent: dict[str, list[float]]) -> list[dict[str, Any]]:
     """Medians, and ratios of passes of the same turn."""
     rows = []
     for name, taken in rates.items():
-        row: dict[str, Any] = {"way": name, "images_per_second": _spread(taken)}
+        row: dict[str, Any] = {
+            "way": name,
+            "images_per_second": _spread(taken),
+            "cpu_ms_per_image": _spread(spent[name]),
+        }
         for peer in dict.fromkeys([PEERS.get(name), BEFORE if name.startswith("ours,") else None]):
             if peer in rates:
                 ratios = [ours / theirs for ours, theirs in zip(taken, rates[peer], strict=True)]
