@@ -47,6 +47,7 @@ LAYERS = (
     ("report",),
     ("inspection", "prediction", "doctor"),
     ("pipeline",),
+    ("packaging",),
     ("cli",),
 )
 LEVEL = {member: level for level, members in enumerate(LAYERS) for member in members}

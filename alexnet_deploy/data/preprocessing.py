@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +28,9 @@ def square_from_image(pixels: NDArray[np.uint8], spec: Preprocessing) -> NDArray
 
     The shorter-side rule is torchvision's: the longer side becomes `int(size * long / short)`, and the crop
     starts at `round((side - crop) / 2)`.
+
+    Raises:
+        DataError: The image is too narrow.
     """
     image = Image.fromarray(pixels)
     filter_ = _FILTERS[spec.interpolation]
@@ -61,22 +64,42 @@ def batch_from_images(images: Sequence[NDArray[np.uint8]], spec: Preprocessing) 
     Raises:
         DataError: An image is too narrow, or the batch would be larger than `MAX_BATCH_BYTES`.
     """
-    size = bytes_of_images(len(images), spec)
-    require_within(
-        f"a batch of {len(images)} images of {spec.image_size} pixels", size, MAX_BATCH_BYTES, "bytes", DataError
-    )
+    batch = empty_batch(len(images), spec)
+    write = row_writer(spec)
+    for row, pixels in zip(batch, images, strict=True):
+        write(row, pixels)
+    return batch
+
+
+def empty_batch(count: int, spec: Preprocessing) -> NDArray[np.float32]:
+    """Memory for so many images, `(N, 3, S, S) float32`, whose rows a `row_writer` fills.
+
+    Raises:
+        DataError: It would be larger than `MAX_BATCH_BYTES`.
+    """
+    size = bytes_of_images(count, spec)
+    require_within(f"a batch of {count} images of {spec.image_size} pixels", size, MAX_BATCH_BYTES, "bytes", DataError)
+    return np.empty((count, 3, spec.image_size, spec.image_size), np.float32)
+
+
+def row_writer(spec: Preprocessing) -> Callable[[NDArray[np.float32], NDArray[np.uint8]], None]:
+    """What preprocesses one image into its row of a batch, `(3, S, S)`; threads may write rows side by side.
+
+    It raises a `DataError` where the image is too narrow.
+    """
     order = [0, 1, 2] if spec.channel_order == "rgb" else [2, 1, 0]
     # The mean and deviation are given in the order of the network's channels.
     factor = np.float32(spec.scale) / np.asarray(spec.std, np.float32)
     shift = -np.asarray(spec.mean, np.float32) / np.asarray(spec.std, np.float32)
-    batch = np.empty((len(images), 3, spec.image_size, spec.image_size), np.float32)
-    for row, pixels in zip(batch, images, strict=True):
+
+    def write(row: NDArray[np.float32], pixels: NDArray[np.uint8]) -> None:
         square = square_from_image(pixels, spec)
         for channel, source in enumerate(order):
             plane = square if square.ndim == 2 else square[:, :, source]
             np.multiply(plane, factor[channel], out=row[channel], casting="unsafe")
             row[channel] += shift[channel]
-    return batch
+
+    return write
 
 
 def bytes_of_images(count: int, spec: Preprocessing) -> int:

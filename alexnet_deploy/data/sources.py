@@ -6,6 +6,8 @@ import contextlib
 import gzip
 import hashlib
 import math
+import re
+import threading
 import warnings
 import zlib
 from abc import ABC, abstractmethod
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
 # Whatever a file is called: Pillow reads forty formats, of one of which (EPS) it starts an interpreter.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
+_PILLOW = r"PIL\."
+# As `warnings` keeps it.
+_NO_PILLOW = ("ignore", None, Warning, re.compile(_PILLOW), 0)
+_SILENCING = threading.Lock()
 _IDX_UBYTE_MAGIC = 0x08
 _CIFAR_RECORD_BYTES = 1 + 3 * 32 * 32
 
@@ -36,8 +42,10 @@ class ImageSource(ABC):
         name: What reports call it.
         classes: Names of the classes, by label.
         labels: `(N,) int64`.
+        decodes: Whether an image is read and decoded when it is asked for; otherwise it lies in memory.
     """
 
+    decodes: bool = True
     name: str
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
@@ -47,7 +55,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def image(self, index: int) -> NDArray[np.uint8]:
-        """Returns `(H, W)` grey or `(H, W, 3)` RGB, uint8.
+        """Returns `(H, W)` grey or `(H, W, 3)` RGB, uint8; several threads may ask at once.
 
         Raises:
             ImageError: The image is damaged; the message names its file.
@@ -65,6 +73,8 @@ class ImageSource(ABC):
 
 class ArraySource(ImageSource):
     """Images that are in memory: `(N, H, W)` or `(N, H, W, 3)`, uint8."""
+
+    decodes = False
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str], name: str) -> None:
         self.images, self.labels, self.classes, self.name = images, labels, tuple(classes), name
@@ -115,7 +125,7 @@ class FolderSource(ImageSource):
 class _Subset(ImageSource):
     def __init__(self, source: ImageSource, indices: NDArray[np.int64], name: str) -> None:
         self.source, self.indices, self.name = source, indices, name
-        self.classes, self.labels = source.classes, source.labels[indices]
+        self.classes, self.labels, self.decodes = source.classes, source.labels[indices], source.decodes
 
     def image(self, index: int) -> NDArray[np.uint8]:
         return self.source.image(int(self.indices[index]))
@@ -128,17 +138,15 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         ImageError: The file is missing, damaged, no JPEG, PNG, BMP, WebP or PPM, or larger than `MAX_PIXELS`.
     """
     try:
-        with warnings.catch_warnings():
-            # Of bombs, which are refused here, and of metadata that is damaged where the pixels are not.
-            warnings.simplefilter("ignore")
-            with opened(path, MAX_IMAGE_BYTES) as file, Image.open(file, formats=_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(
-                        f"{path} is too large",
-                        got=f"{image.width}x{image.height}",
-                        expected=f"at most {MAX_PIXELS:,} pixels",
-                    )
-                return _pixels(image)
+        _silence_pillow()
+        with opened(path, MAX_IMAGE_BYTES) as file, Image.open(file, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(
+                    f"{path} is too large",
+                    got=f"{image.width}x{image.height}",
+                    expected=f"at most {MAX_PIXELS:,} pixels",
+                )
+            return _pixels(image)
     except ImageError:
         raise
     except InputError as exc:
@@ -149,6 +157,18 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             got=_without_address(exc),
             remedy="replace or remove the file; commands that read data take --skip-bad",
         ) from exc
+
+
+def _silence_pillow() -> None:
+    """Leaves out what Pillow's modules warn of: bombs, which are refused here, and metadata that is damaged where the
+    pixels are not.
+
+    Filters are the whole process's. Putting them back after every image, as `catch_warnings` does, would undo those of
+    another thread; this one names Pillow's modules alone, and stays.
+    """
+    with _SILENCING:
+        if not warnings.filters or warnings.filters[0] != _NO_PILLOW:
+            warnings.filterwarnings("ignore", module=_PILLOW)
 
 
 def _without_address(error: Exception) -> str:

@@ -1,0 +1,1 @@
+"""Model repositories of inference servers, from the artifacts of a deployment."""
