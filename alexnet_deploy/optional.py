@@ -22,6 +22,7 @@ _EXTRAS = {
     "ray": ("ray", "ray"),
     "ray.data": ("ray", "ray"),
     "pyarrow": ("pyarrow", "ray"),
+    "pyarrow.parquet": ("pyarrow", "ray"),
     "onnxruntime_ep_nv_tensorrt_rtx": ("onnxruntime-ep-nv-tensorrt-rtx", "rtx-provider"),
 }
 TENSORRT_BACKENDS = ("auto", "tensorrt", "tensorrt-rtx")

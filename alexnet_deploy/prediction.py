@@ -86,11 +86,9 @@ def predictions(
         logits = session.run(batch_from_images([read_image(path)], info.preprocessing))[0]
         if labels and len(labels) != len(logits):
             raise InputError("the labels do not fit the model", got=f"{len(labels)}", expected=f"{len(logits)}")
-        best, probabilities = best_classes(logits, TOP)
-        yield Prediction(
-            path=path,
-            classes=tuple((labels[i] if labels else str(i), share) for i, share in zip(best, probabilities, strict=True)),
-        )
+        best, shares = best_classes(logits, TOP)
+        shown = [labels[place] if labels else str(place) for place in best]
+        yield Prediction(path=path, classes=tuple(zip(shown, shares, strict=True)))
 
 
 def best_classes(logits: NDArray[np.floating], top: int) -> tuple[list[int], list[float]]:

@@ -46,8 +46,8 @@ def chunks_of(count: int, size: int, first: int = 0) -> list[Chunk]:
 def in_order(answers: Iterable[Answer], chunks: list[Chunk]) -> Iterator[Answer]:
     """Every chunk's answer once, in the order of the chunks, whatever order they come in and how often.
 
-    A chunk whose worker died runs again, and may be answered twice: its answer is a function of the chunk alone, so that
-    the first one is as good as any.
+    A chunk whose worker died runs again, and may be answered twice: its answer is a function of the chunk alone, so
+    that the first one is as good as any.
 
     Raises:
         SessionError: A chunk has no answer.

@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ _ENVIRONMENT = {
     # Nothing is sent to anybody, and nothing listens on another address than this machine's own.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # What its processes log is for its own log files; of errors we speak ourselves.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
     # Behaves as it will by default, and does not warn that it will.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -38,7 +41,7 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What a job gets of a cluster: `workers` processes of `threads` threads, for each of which it asks `cpus`, `gpus`."""
+    """What a job gets of a cluster: `workers` processes of `threads` threads, each on so many CPUs and GPUs."""
 
     workers: int
     threads: int
@@ -95,7 +98,11 @@ def connected(options: ScaleOptions, voice: Voice) -> Iterator[Cluster]:
         with _environment():
             ray: Any = require("ray", FEATURE)
             require("pyarrow", FEATURE)
-            require("ray.data", FEATURE)
+            data: Any = require("ray.data", FEATURE)
+            with warnings.catch_warnings():
+                # It sets an option of its own that it calls deprecated.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                data.DataContext.get_current()
             # Its own progress bars and warnings would stand between ours.
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
             folder = None

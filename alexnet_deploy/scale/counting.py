@@ -97,7 +97,7 @@ class ElsewhereCounter:
 
 
 def arrays_from_histograms(histograms: Mapping[str, Histogram]) -> Arrays:
-    """Counts are `NAME/counts`, `(2, bins) int64`, the negative side first; ranges of channels are there where known."""
+    """`NAME/counts` is `(2, bins) int64`, the negative side first; ranges of channels are there where known."""
     arrays: Arrays = {}
     for name, found in histograms.items():
         arrays[f"{name}/counts"] = np.stack([found.negative, found.positive])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -40,6 +40,11 @@ class ScaleOptions:
     threads: int | None = None
     address: str | None = None
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other processes work than this one."""
+        return self.executor is not ExecutorName.LOCAL
+
     def __post_init__(self) -> None:
         for what, number in (("workers", self.workers), ("threads", self.threads)):
             if number is not None and not 1 <= number <= _MOST_WORKERS:
@@ -47,10 +52,16 @@ class ScaleOptions:
 
 
 class Executor(ABC):
-    """Runs jobs."""
+    """Runs jobs.
+
+    Attributes:
+        name: Of `--executor`.
+    """
+
+    name: ExecutorName
 
     @abstractmethod
-    def run(self, job: Job, first: int = 0) -> Iterator[Answer]:
+    def run(self, job: Job, first: int = 0) -> Generator[Answer]:
         """Answers to a job's chunks from position `first` on, each once and in their order.
 
         Raises:
@@ -65,13 +76,15 @@ class Executor(ABC):
 class LocalExecutor(Executor):
     """This process."""
 
-    def run(self, job: Job, first: int = 0) -> Iterator[Answer]:
+    name = ExecutorName.LOCAL
+
+    def run(self, job: Job, first: int = 0) -> Generator[Answer]:
         with job.opened(job.images.source) as step:
             for chunk in job.chunks(first):
                 yield Answer(chunk=chunk, arrays=step(chunk))
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": ExecutorName.LOCAL.value}
+        return {"name": self.name.value}
 
 
 @contextlib.contextmanager
@@ -82,7 +95,7 @@ def opened_executor(options: ScaleOptions, voice: Voice = SILENT) -> Iterator[Ex
         MissingDependencyError: Ray is not installed.
         InputError: There is no cluster at the address, or it is too small.
     """
-    if options.executor is ExecutorName.LOCAL:
+    if not options.elsewhere:
         yield LocalExecutor()
         return
     from alexnet_deploy.scale.cluster import connected

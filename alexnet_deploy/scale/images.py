@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class ImageSet:
     @property
     def everywhere(self) -> ImageSet:
         """The same, for a process that may have another working directory."""
-        return ImageSet(data=absolute(self.data), split=self.split, drawn=self.drawn)
+        return replace(self, data=absolute(self.data))
 
     def opened_elsewhere(self, count: int) -> ImageSource:
         """Opens it for a worker.

@@ -168,7 +168,8 @@ class Evaluate(SessionJob):
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(SessionJob):
-    """The likeliest classes: `indices` is `(N,)`, `classes` and `probabilities` are `(N, top)`; `skipped` has problems.
+    """The likeliest classes: `indices` is `(N,)`, `classes` and `probabilities` are `(N, top)`; `width` is how many
+    classes there are, `skipped` what is wrong with images that were left out.
 
     Attributes:
         top: How many classes.
@@ -184,6 +185,7 @@ class Predict(SessionJob):
             "indices": kept,
             "classes": np.asarray([classes for classes, _ in found], np.int64).reshape(shape),
             "probabilities": np.asarray([shares for _, shares in found], np.float64).reshape(shape),
+            "width": np.asarray([logits.shape[1]], np.int64),
             "skipped": packed(skipped),
         }
 

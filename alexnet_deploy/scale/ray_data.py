@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from alexnet_deploy import __version__
 from alexnet_deploy.errors import AlexnetDeployError, SessionError
+from alexnet_deploy.machine import peak_memory_bytes
 from alexnet_deploy.optional import require
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.scale.answers import received, sent, sent_error
@@ -17,7 +18,6 @@ from alexnet_deploy.scale.chunks import Answer, Chunk, in_order
 from alexnet_deploy.scale.cluster import FEATURE, Cluster, Share
 from alexnet_deploy.scale.executor import Executor, ExecutorName
 from alexnet_deploy.scale.jobs import Job, Step
-from alexnet_deploy.machine import peak_memory_bytes
 
 # A chunk that has ended so many workers ends the job.
 MOST_ATTEMPTS = 3
@@ -102,9 +102,7 @@ class Worker:
 
 def _schema(pyarrow: Any) -> Any:
     # An answer of many classes may be larger than the two gigabytes of a plain column's offsets are together.
-    return pyarrow.schema(
-        [("number", pyarrow.int64()), ("answer", pyarrow.large_binary()), ("peak", pyarrow.int64())]
-    )
+    return pyarrow.schema([("number", pyarrow.int64()), ("answer", pyarrow.large_binary()), ("peak", pyarrow.int64())])
 
 
 def _images(job: Job, chunk: Chunk) -> str:
@@ -120,12 +118,14 @@ class RayExecutor(Executor):
         voice: Hears of workers that died.
     """
 
+    name = ExecutorName.RAY
+
     def __init__(self, cluster: Cluster, voice: Voice) -> None:
         self.cluster, self._voice = cluster, voice
         self._shares: list[Share] = []
         self._peak, self._repeated = 0, 0
 
-    def run(self, job: Job, first: int = 0) -> Iterator[Answer]:
+    def run(self, job: Job, first: int = 0) -> Generator[Answer]:
         chunks = job.chunks(first)
         if not chunks:
             return
@@ -161,11 +161,12 @@ class RayExecutor(Executor):
         finally:
             ray.kill(attempts)
 
-    def _answers(self, chunks: list[Chunk], arguments: dict[str, Any], share: Share) -> Iterator[Answer]:
+    def _answers(self, chunks: list[Chunk], arguments: dict[str, Any], share: Share) -> Generator[Answer]:
         data: Any = require("ray.data", FEATURE)
         pyarrow: Any = require("pyarrow", FEATURE)
         with data.DataContext.current(_context(data)):
-            # A block a chunk: what is done again after a worker's death is one chunk and no more.
+            # A block a chunk: what is done again after a death is one chunk. Ray Data begins dead actors and their
+            # tasks again for ever: `Attempts` knows when to end, and which chunk it is that ends workers.
             dataset = data.from_arrow([pyarrow.Table.from_pylist([vars(chunk)]) for chunk in chunks]).map_batches(
                 Worker,
                 fn_constructor_kwargs=arguments,
@@ -176,9 +177,6 @@ class RayExecutor(Executor):
                 ),
                 num_cpus=share.cpus,
                 num_gpus=share.gpus,
-                # For ever: `Attempts` knows when to end, and which chunk it is that ends workers.
-                max_restarts=-1,
-                max_task_retries=-1,
             )
             blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
             for block in blocks:
@@ -188,7 +186,7 @@ class RayExecutor(Executor):
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "name": ExecutorName.RAY.value,
+            "name": self.name.value,
             "workers": max((share.workers for share in self._shares), default=0),
             "threads": max((share.threads for share in self._shares), default=0),
             "repeated_chunks": self._repeated,
