@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 import warnings
@@ -27,6 +28,7 @@ _OBJECT_STORE_BYTES = 500_000_000
 _CPUS_PER_WORKER = 2
 # Ray's sockets lie some 60 characters below its folder, and the kernel takes 107.
 _LONGEST_FOLDER = 40
+_STDERR = 2
 _PACKAGE = Path(__file__).resolve().parent.parent
 _ENVIRONMENT = {
     # Nothing is sent to anybody, and nothing listens on another address than this machine's own.
@@ -123,7 +125,7 @@ def connected(options: ScaleOptions, voice: Voice) -> Iterator[Cluster]:
 
 def _start(ray: Any, options: ScaleOptions, folder: Path | None, voice: Voice) -> None:
     common = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    with _signals_kept():
+    with _signals_kept(), _muted():
         if folder is not None:
             try:
                 ray.init(
@@ -169,6 +171,20 @@ def _environment() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """What Ray's libraries write to the process's standard error themselves while they start goes nowhere."""
+    sys.stderr.flush()
+    kept = os.dup(_STDERR)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), _STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
 
 
 @contextlib.contextmanager
