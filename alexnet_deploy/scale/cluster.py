@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from alexnet_deploy.errors import InputError, RuntimeUnavailableError, SessionError
 from alexnet_deploy.machine import usable_cpus
@@ -30,6 +31,7 @@ _CPUS_PER_WORKER = 2
 _LONGEST_FOLDER = 40
 _STDERR = 2
 _PACKAGE = Path(__file__).resolve().parent.parent
+# Read when Ray is imported and when its processes start.
 _ENVIRONMENT = {
     # Nothing is sent to anybody, and nothing listens on another address than this machine's own.
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -112,7 +114,8 @@ def connected(options: ScaleOptions, voice: Voice) -> Iterator[Cluster]:
                 stack.enter_context(_signals_kept())
                 if options.address is None:
                     folder = Path(stack.enter_context(_short_folder()))
-                stack.callback(ray.shutdown)
+                stack.enter_context(contextlib.redirect_stdout(_OwnThread(sys.stdout)))
+                stack.callback(_end, ray)
                 _start(ray, options, folder, voice)
         yield Cluster(
             options=options,
@@ -150,6 +153,26 @@ def _start(ray: Any, options: ScaleOptions, folder: Path | None, voice: Voice) -
                 remedy="start one with `ray start --head`, or leave --ray-address out",
             ) from exc
     voice.say(f"connected to the Ray cluster at {options.address}")
+
+
+def _end(ray: Any) -> None:
+    # It writes then what it has kept back of its messages.
+    with contextlib.redirect_stdout(io.StringIO()):
+        ray.shutdown()
+
+
+class _OwnThread(io.TextIOBase):
+    """Standard output for the thread that made this: a thread of Ray's writes there of every worker that dies, and what
+    stands there is a document."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._owner = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return self._stream.write(text) if threading.get_ident() == self._owner else len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def _first_line(error: Exception) -> str:
