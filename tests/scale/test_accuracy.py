@@ -33,7 +33,7 @@ def summed(
 @pytest.mark.parametrize("classes", [2, 10])
 def test_chunks_say_what_all_images_say(size: int, classes: int) -> None:
     reference = logits_of(300, classes, 1)
-    logits = reference + logits_of(300, classes, 2) / 3
+    logits = reference + logits_of(300, classes, 2) / np.float32(3)
     labels = np.random.default_rng(3).integers(0, classes, 300)
     found = dataclasses.asdict(summed(logits, reference, labels, size).accuracy())
     whole = dataclasses.asdict(accuracy_from_logits(logits, reference, labels))

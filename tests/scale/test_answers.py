@@ -7,11 +7,12 @@ import pytest
 
 from alexnet_deploy.errors import AlexnetDeployError, GraphError, ImageError, InputError, SessionError
 from alexnet_deploy.scale.answers import received, sent, sent_error, unpacked
+from alexnet_deploy.scale.chunks import Arrays
 from alexnet_deploy.scale.jobs import packed
 
 
 def test_arrays_arrive_to_the_last_bit() -> None:
-    arrays = {
+    arrays: Arrays = {
         "a": np.asarray([[1.5, -0.0], [np.nan, np.inf]], np.float32),
         "b/c": np.arange(5, dtype=np.int64),
         "none": np.zeros((0, 3), np.float64),

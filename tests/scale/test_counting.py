@@ -87,7 +87,8 @@ def test_two_workers_of_whom_one_is_killed_give_it_too(executor: RayExecutor, gr
 
 def test_what_one_way_counted_the_other_goes_on_from(graph: Path, tmp_path: Path) -> None:
     whole, path = table(), tmp_path / "table.part"
-    counter, seen = counter_of(LocalExecutor(), graph), []
+    counter = counter_of(LocalExecutor(), graph)
+    seen: list[int] = []
 
     def stopping(order: NDArray[np.int64], first: int) -> Any:
         for count, histograms in counter(order, first):
@@ -113,7 +114,9 @@ def test_what_one_way_counted_the_other_goes_on_from(graph: Path, tmp_path: Path
 
 def test_histograms_travel_to_the_last_bit() -> None:
     source = shipped_images(Split.CALIBRATION)
-    values = np.stack([source.image(index) for index in range(3)]).astype(np.float32) / 255 - 0.3
+    values = np.stack([source.image(index) for index in range(3)]).astype(np.float32) / np.float32(255) - np.float32(
+        0.3
+    )
     counted = Histogram()
     counted.add(values)
     empty = Histogram()
