@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -82,7 +82,7 @@ class CalibrationOptions:
 class Counter(Protocol):
     """Counts images somewhere else, in parts that are cut the same way whoever counts them."""
 
-    def __call__(self, order: NDArray[np.int64], first: int) -> Iterator[State]:
+    def __call__(self, order: NDArray[np.int64], first: int) -> Generator[State]:
         """Images and histograms of every part of `order` from position `first` on, in order."""
 
 
@@ -182,8 +182,9 @@ def _gathered(
         _stoppable(voice) as stop,
         voice.track("calibrate", len(order), state[0]) as track,
         progress.kept(lambda: state),
+        contextlib.closing(counter(order, state[0])) as parts,
     ):
-        for count, histograms in counter(order, state[0]):
+        for count, histograms in parts:
             state = _together(state, count, histograms)
             track.advance(count)
             stop.obey()

@@ -38,6 +38,8 @@ _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # What its processes log is for its own log files; of errors we speak ourselves.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # Workers are the command's own work, and no more patient than it.
+    "RAY_worker_niceness": "0",
     # Behaves as it will by default, and does not warn that it will.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +88,7 @@ class ElsewhereCounter:
     graph: Path
     preprocessing: Preprocessing
 
-    def __call__(self, order: NDArray[np.int64], first: int) -> Iterator[State]:
+    def __call__(self, order: NDArray[np.int64], first: int) -> Generator[State]:
         """How many images each chunk has, and their histograms."""
         job = Count(images=self.images, indices=self.kept[order], graph=self.graph, preprocessing=self.preprocessing)
         with contextlib.closing(self.executor.run(job, first)) as answers:

@@ -159,7 +159,9 @@ class RayExecutor(Executor):
                 "the Ray cluster failed", got=str(exc).strip().split("\n")[0], remedy="look into its logs"
             ) from exc
         finally:
-            ray.kill(attempts)
+            # After the end of the cluster, Ray would start another one to kill an actor in.
+            if ray.is_initialized():
+                ray.kill(attempts)
 
     def _answers(self, chunks: list[Chunk], arguments: dict[str, Any], share: Share) -> Generator[Answer]:
         data: Any = require("ray.data", FEATURE)
