@@ -19,6 +19,10 @@ _EXTRAS = {
     "cuda.bindings": ("cuda-bindings", "cuda"),
     "triton": ("triton", "plugin"),
     "mlperf_loadgen": ("mlcommons-loadgen", "loadgen"),
+    "ray": ("ray", "ray"),
+    "ray.data": ("ray", "ray"),
+    "pyarrow": ("pyarrow", "ray"),
+    "pyarrow.parquet": ("pyarrow", "ray"),
     "onnxruntime_ep_nv_tensorrt_rtx": ("onnxruntime-ep-nv-tensorrt-rtx", "rtx-provider"),
 }
 TENSORRT_BACKENDS = ("auto", "tensorrt", "tensorrt-rtx")

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from alexnet_deploy.runtimes.admission import engine_backend, engine_facts
 from alexnet_deploy.runtimes.session import Session, SessionSpec
 from alexnet_deploy.specs import Precision
 from alexnet_deploy.weights import ModelInfo
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TOP = 5
 
@@ -79,16 +83,26 @@ def predictions(
         InputError: The labels do not fit the model's classes.
     """
     for path in paths:
-        logits = session.run(batch_from_images([read_image(path)], info.preprocessing))[0].astype(np.float64)
+        logits = session.run(batch_from_images([read_image(path)], info.preprocessing))[0]
         if labels and len(labels) != len(logits):
             raise InputError("the labels do not fit the model", got=f"{len(labels)}", expected=f"{len(logits)}")
-        powers = np.exp(logits - logits.max())
-        probabilities = logits if _is_distribution(logits) else powers / powers.sum()
-        best = np.argsort(-probabilities, kind="stable")[:TOP]
-        yield Prediction(
-            path=path,
-            classes=tuple((labels[i] if labels else str(i), float(probabilities[i])) for i in best),
-        )
+        best, shares = best_classes(logits, TOP)
+        shown = [labels[place] if labels else str(place) for place in best]
+        yield Prediction(path=path, classes=tuple(zip(shown, shares, strict=True)))
+
+
+def best_classes(logits: NDArray[np.floating], top: int) -> tuple[list[int], list[float]]:
+    """The likeliest classes of one image and their probabilities, likeliest first; of equals the first.
+
+    Args:
+        logits: `(classes,)`, or probabilities, where the graph ends in a softmax.
+        top: How many.
+    """
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max())
+    probabilities = wide if _is_distribution(wide) else powers / powers.sum()
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    return [int(place) for place in best], [float(probabilities[place]) for place in best]
 
 
 def _is_distribution(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:

@@ -46,6 +46,7 @@ LAYERS = (
     ("bench",),
     ("report",),
     ("inspection", "prediction", "doctor"),
+    ("scale",),
     ("pipeline",),
     ("packaging",),
     ("cli",),
@@ -55,7 +56,7 @@ LEVEL = {member: level for level, members in enumerate(LAYERS) for member in mem
 LAZY_EXCEPTIONS = {("weights", "zoo")}
 HEAVY = (
     "torch", "torchvision", "numpy", "onnx", "onnx_ir", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx",
-    "matplotlib", "PIL", "rich",
+    "matplotlib", "PIL", "rich", "ray", "pyarrow",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from alexnet_deploy.bench.loadgen_options import LoadOptions, Scenario
+from alexnet_deploy.cli.executor_options import executor_options, given_threads
 from alexnet_deploy.cli.options import (
     batches_from_text,
     deployment_from,
@@ -28,9 +30,12 @@ from alexnet_deploy.specs import Precision, Scope
 
 if TYPE_CHECKING:
     from alexnet_deploy.pipeline.stages import Deployment
+    from alexnet_deploy.scale.executor import ScaleOptions
 
 _PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 _MOST_ROUNDS = 8
+# What says how times are taken.
+_TIMED = ("batches", "runs", "scope", "details")
 
 
 @click.command("bench")
@@ -80,6 +85,10 @@ _MOST_ROUNDS = 8
     type=click.Choice([scenario.value for scenario in Scenario]),
     help="Measure with MLPerf's load generator instead: its queries, its rules, its logs in WORKDIR/loadgen.",
 )
+@click.option(
+    "--accuracy-only", is_flag=True, help="Evaluate the images and time nothing; the JSON is WORKDIR/accuracy.json."
+)
+@executor_options
 @click.option("--valid-length", is_flag=True, help="Of a scenario: for MLPerf's 600 s.  [default: 10 s]")
 @click.option("--target-qps", type=float, help="Of server: queries per second.  [default: what the session can take]")
 @click.option(
@@ -93,7 +102,8 @@ _MOST_ROUNDS = 8
 def command(
     context: click.Context, model: str, variant: str | None, runtimes: tuple[str, ...],
     precisions: tuple[str, ...], batches: str, runs: int, scope: str, threads: int, data: str | None,
-    images: int | None, skip_bad: bool, details: bool,
+    images: int | None, skip_bad: bool, details: bool, accuracy_only: bool,
+    executor: Callable[[int | None], ScaleOptions],
     scenario: str | None, valid_length: bool, target_qps: float | None, target_latency: float | None,
     output: Path | None, as_json: bool, workdir: Path, voice: Voice,
 ) -> int:  # fmt: skip
@@ -109,8 +119,11 @@ def command(
         "data": data,
         "skip_bad": skip_bad,
     }
+    working = executor(given_threads(context, threads))
+    if working.elsewhere and not accuracy_only:
+        raise click.UsageError("--executor ray goes with --accuracy-only: times are taken on this machine.")
     if scenario is not None:
-        _require_no(context, "batches", "runs", "scope", "details")
+        _require_no(context, "with --scenario: the load generator decides it", *_TIMED, "accuracy_only")
         load = LoadOptions(
             scenario=Scenario(scenario),
             valid_length=valid_length,
@@ -120,6 +133,9 @@ def command(
         return _run_scenario(deployment, load, narrowed, threads, images, output, as_json=as_json)
     if valid_length or target_qps is not None or target_latency is not None:
         raise click.UsageError("--valid-length, --target-qps and --target-latency belong to a --scenario.")
+    if accuracy_only:
+        _require_no(context, "with --accuracy-only, which times nothing", *_TIMED)
+        return _run_accuracy(deployment, working, narrowed, threads, images, output, as_json=as_json)
     from alexnet_deploy.bench.candidate import BenchOptions
     from alexnet_deploy.pipeline.bench import bench_document
     from alexnet_deploy.pipeline.demo import write_bench
@@ -140,15 +156,48 @@ def command(
     return _exit_code(document)
 
 
-def _require_no(context: click.Context, *names: str) -> None:
-    """Options that LoadGen decides about must not be given beside a scenario, where they would be ignored."""
+def _require_no(context: click.Context, why: str, *names: str) -> None:
+    """Options that would be ignored must not be given."""
     given = [
         option.opts[0]
         for option in context.command.params
         if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
     ]
     if given:
-        raise click.UsageError(f"{', '.join(given)} cannot be given with --scenario: the load generator decides it.")
+        raise click.UsageError(f"{', '.join(given)} cannot be given {why}.")
+
+
+def _run_accuracy(
+    deployment: Deployment,
+    working: ScaleOptions,
+    narrowed: dict[str, Any],
+    threads: int,
+    images: int | None,
+    output: Path | None,
+    *,
+    as_json: bool,
+) -> int:
+    from alexnet_deploy.bench.candidate import BenchOptions
+    from alexnet_deploy.files import write_json
+    from alexnet_deploy.pipeline.accuracy import accuracy_document
+    from alexnet_deploy.scale.executor import opened_executor
+
+    options = BenchOptions(threads=threads, images=images)
+    workspace = deployment.workspace
+    with opened_executor(working, workspace.voice) as executing:
+        document = accuracy_document(deployment, options, executing, **narrowed)
+    path = output or workspace.folder / "accuracy.json"
+    write_json(path, document)
+    workspace.voice.say(f"wrote {path}")
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+    else:
+        from rich.console import Console
+
+        from alexnet_deploy.report.accuracy_text import print_accuracy
+
+        print_accuracy(document, Console())
+    return _exit_code(document)
 
 
 def _run_scenario(

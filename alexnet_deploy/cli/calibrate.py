@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from alexnet_deploy.cli.executor_options import executor_options
 from alexnet_deploy.cli.options import (
     deployment_from,
     json_option,
@@ -17,6 +20,9 @@ from alexnet_deploy.cli.options import (
     workdir_option,
 )
 from alexnet_deploy.progress import Voice
+
+if TYPE_CHECKING:
+    from alexnet_deploy.scale.executor import ScaleOptions
 
 
 @click.command("calibrate")
@@ -42,27 +48,40 @@ from alexnet_deploy.progress import Voice
     help="Write TensorRT's legacy calibration cache too, for calibrators of TensorRT 8 and 10.",
 )
 @click.option("--skip-bad", is_flag=True, help="Leave out damaged images and count them.")
+@executor_options
 @output_option("The table.  [default: WORKDIR/calibration.json]")
 @json_option
 @workdir_option
 @quiet_option
 def command(
     model: str, variant: str | None, images: int, method: str, percentile: float, data: str | None,
-    tensorrt_cache: Path | None, skip_bad: bool, output: Path | None, as_json: bool, workdir: Path, voice: Voice,
+    tensorrt_cache: Path | None, skip_bad: bool, executor: Callable[[], ScaleOptions], output: Path | None,
+    as_json: bool, workdir: Path, voice: Voice,
 ) -> None:  # fmt: skip
     """Stream images through the FP32 graph and write the calibration table.
 
     One pass counts every activation; memory does not grow with the number of images. The table is the only thing that
-    later stages read. A run that was interrupted goes on where it was.
+    later stages read. A run that was interrupted goes on where it was. The workers of a Ray cluster make the same
+    table, to the last digit.
     """
     if not 0 < percentile <= 100:
         raise click.BadParameter(f"{percentile:g} is not above 0 and at most 100.", param_hint="--percentile")
     deployment = deployment_from(model, variant, workdir, voice)
     from alexnet_deploy.precision.calibrate import CalibrationOptions
     from alexnet_deploy.precision.thresholds import Method
+    from alexnet_deploy.scale.executor import opened_executor
 
     options = CalibrationOptions(method=Method(method), percentile=percentile)
-    artifact = deployment.calibration(data=data, images=images, options=options, output=output, skip_bad=skip_bad)
+    working = executor()
+    with opened_executor(working, voice) as executing:
+        artifact = deployment.calibration(
+            data=data,
+            images=images,
+            options=options,
+            output=output,
+            skip_bad=skip_bad,
+            executor=executing if working.elsewhere else None,
+        )
     if tensorrt_cache is not None:
         from alexnet_deploy.files import write_bytes
         from alexnet_deploy.precision.table import CalibrationTable

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from alexnet_deploy.cli.executor_options import executor_options, given_threads
 from alexnet_deploy.cli.options import (
     deployment_from,
     json_option,
     model_option,
+    output_option,
     quiet_option,
     threads_option,
     variant_option,
@@ -19,9 +23,22 @@ from alexnet_deploy.cli.options import (
 from alexnet_deploy.printable import printable
 from alexnet_deploy.progress import Voice
 
+if TYPE_CHECKING:
+    from alexnet_deploy.runtimes.session import SessionSpec
+    from alexnet_deploy.scale.executor import ScaleOptions
+    from alexnet_deploy.weights import ModelInfo
+
+_PARQUET = "predictions.parquet"
+_TOP = 5
+
 
 @click.command("predict")
-@click.argument("images", nargs=-1, required=True)
+@click.argument("images", nargs=-1)
+@click.option(
+    "--data",
+    metavar="NAME[:FOLDER]|FOLDER",
+    help="Predict the test split of this source (or `shipped`) instead, and write Parquet.",
+)
 @model_option
 @variant_option
 @click.option("--precision", type=click.Choice(["fp32", "int8"]), help="Of ONNX Runtime.  [default: fp32]")
@@ -40,20 +57,26 @@ from alexnet_deploy.progress import Voice
     is_flag=True,
     help="Open an engine without its passport, or with one that does not match. Engines are programs.",
 )
+@click.option("--top", type=click.IntRange(1), help=f"Of --data: how many classes of an image.  [default: {_TOP}]")
+@click.option("--skip-bad", is_flag=True, help="Of --data: leave out damaged images and count them.")
+@executor_options
 @threads_option
+@output_option(f"Of --data: the Parquet file.  [default: WORKDIR/{_PARQUET}]")
 @json_option
 @workdir_option
 @quiet_option
+@click.pass_context
 def command(
-    images: tuple[str, ...], model: str, variant: str | None, precision: str | None, labels: Path | None,
-    engine: Path | None, trust: bool, threads: int, as_json: bool, workdir: Path, voice: Voice,
+    context: click.Context, images: tuple[str, ...], data: str | None, model: str, variant: str | None,
+    precision: str | None, labels: Path | None, engine: Path | None, trust: bool, top: int | None, skip_bad: bool,
+    executor: Callable[[int | None], ScaleOptions], threads: int, output: Path | None, as_json: bool, workdir: Path,
+    voice: Voice,
 ) -> None:  # fmt: skip
-    """Print the five most likely classes of IMAGES (files, or folders of them).
+    """Print the most likely classes of IMAGES (files, or folders of them), or write those of a whole source as Parquet.
 
     With ONNX Runtime on the CPU, or with an engine on the GPU.
     """
-    from alexnet_deploy.prediction import engine_spec, image_paths, labels_from_file, predictions
-    from alexnet_deploy.runtimes.open import open_session
+    from alexnet_deploy.prediction import engine_spec, image_paths, labels_from_file
     from alexnet_deploy.runtimes.session import SessionSpec
     from alexnet_deploy.specs import Precision, Target
 
@@ -61,6 +84,11 @@ def command(
         raise click.UsageError("--trust goes with --engine.")
     if engine is not None and precision is not None:
         raise click.UsageError("--precision goes without --engine, which has its own.")
+    if bool(images) == (data is not None):
+        raise click.UsageError("Name either IMAGES or a --data source.")
+    working = executor(given_threads(context, threads))
+    if data is None and (output is not None or top is not None or skip_bad or working.elsewhere):
+        raise click.UsageError("--output, --top, --skip-bad and --executor ray go with --data.")
     wanted = Precision(precision or "fp32")
     paths = image_paths(images)
     deployment = deployment_from(model, variant, workdir, voice)
@@ -73,6 +101,26 @@ def command(
         graph, info = deployment.graph(wanted, Target.ONNXRUNTIME_CPU), deployment.info
         spec = SessionSpec(runtime="onnxruntime-cpu", precision=wanted, path=graph.path, threads=threads)
     names = labels_from_file(labels) if labels else info.labels
+    if data is None:
+        _print_images(spec, info, paths, names, as_json=as_json, voice=voice)
+        return
+    from alexnet_deploy.pipeline.predictions import parquet_from_data
+    from alexnet_deploy.scale.executor import opened_executor
+
+    path = output or workdir / _PARQUET
+    with opened_executor(working, voice) as executing:
+        document = parquet_from_data(
+            path, data, spec, info.preprocessing, names, executing, top=top or _TOP, skip_bad=skip_bad, voice=voice
+        )
+    click.echo(json.dumps(document, indent=1) if as_json else printable(path))
+
+
+def _print_images(
+    spec: SessionSpec, info: ModelInfo, paths: list[Path], names: tuple[str, ...], *, as_json: bool, voice: Voice
+) -> None:
+    from alexnet_deploy.prediction import predictions
+    from alexnet_deploy.runtimes.open import open_session
+
     found = []
     with open_session(spec) as session:
         for note in session.notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,24 +13,51 @@ import numpy as np
 from alexnet_deploy import __version__
 from alexnet_deploy.artifacts import read_passport
 from alexnet_deploy.data.batches import Skipped, undamaged
-from alexnet_deploy.data.catalog import open_data
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import AlexnetDeployError, DataError, ImageError, InputError
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
-from alexnet_deploy.precision.calibrate import CALIBRATION_BATCH, CalibrationOptions, table_from_images
+from alexnet_deploy.precision.calibrate import CALIBRATION_BATCH, CalibrationOptions, Counter, table_from_images
 from alexnet_deploy.precision.findings import reported
 from alexnet_deploy.precision.resume import Progress
 from alexnet_deploy.precision.safety import Activations
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.progress import Voice
+from alexnet_deploy.scale.counting import ElsewhereCounter
+from alexnet_deploy.scale.executor import Executor
+from alexnet_deploy.scale.images import SHIPPED, ImageSet, calibration_source
+from alexnet_deploy.scale.scanning import scanned
 from alexnet_deploy.specs import fingerprint
 from alexnet_deploy.weights import ModelInfo
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+
+def calibration_set(info: ModelInfo, data: str | None, images: int) -> ImageSet:
+    """What to calibrate on, by name.
+
+    Args:
+        info: The model; the shipped images are its own only where its classes are theirs.
+        data: A source, whose training split is drawn from; `shipped`; or None for the shipped images where they fit.
+        images: How many at most.
+
+    Raises:
+        InputError: The model was not trained on what the shipped images show, and no data was named.
+    """
+    if not 1 <= images <= 1_000_000:
+        raise InputError("no such number of calibration images", got=images, expected="1 to 1,000,000")
+    if data is None and info.labels != shipped_images(Split.CALIBRATION).classes:
+        raise InputError(
+            f"the shipped calibration images are not what {info.name} was trained on",
+            got="Fashion-MNIST images",
+            expected=f"images as it sees them in use ({len(info.labels) or 'unnamed'} classes)",
+            remedy="name them with `alexnet-deploy calibrate --data FOLDER` (one folder a class); the other "
+            "commands use its table; `--data shipped` insists on the shipped images",
+        )
+    return ImageSet(data=data or SHIPPED, split="train", drawn=images)
 
 
 def calibration_images(
@@ -48,21 +76,7 @@ def calibration_images(
         InputError: The model was not trained on what the shipped images show, and no data was named.
         DataError: All images are damaged.
     """
-    if not 1 <= images <= 1_000_000:
-        raise InputError("no such number of calibration images", got=images, expected="1 to 1,000,000")
-    if data is None or data == "shipped":
-        source: ImageSource = shipped_images(Split.CALIBRATION)
-        if data is None and info.labels != source.classes:
-            raise InputError(
-                f"the shipped calibration images are not what {info.name} was trained on",
-                got="Fashion-MNIST images",
-                expected=f"images as it sees them in use ({len(info.labels) or 'unnamed'} classes)",
-                remedy="name them with `alexnet-deploy calibrate --data FOLDER` (one folder a class); the other "
-                "commands use its table; `--data shipped` insists on the shipped images",
-            )
-    else:
-        source = _drawn(data, images)
-    source = source.subset(range(min(images, len(source))), source.name)
+    source = calibration_set(info, data, images).source
     if not skip_bad:
         return source
     skipped = Skipped()
@@ -76,12 +90,6 @@ def calibration_images(
     if skipped:
         voice.warn(f"{len(skipped)} damaged images were skipped, the first: {skipped.names[0]}")
     return source.subset(kept, source.name)
-
-
-def _drawn(data: str, images: int) -> ImageSource:
-    everything = open_data(data, "train")
-    order = np.random.default_rng(0).permutation(len(everything))
-    return everything.subset(sorted(order[:images]), everything.name)
 
 
 def table_images(table: CalibrationTable, path: Path, count: int) -> ImageSource:
@@ -100,7 +108,7 @@ def table_images(table: CalibrationTable, path: Path, count: int) -> ImageSource
     data, drawn = origin.get("data"), int(origin.get("images", len(table.images)))
     wanted = table.images[:count]
     try:
-        source = shipped_images(Split.CALIBRATION) if data is None else _drawn(data, drawn)
+        source = shipped_images(Split.CALIBRATION) if data is None else calibration_source(data, drawn)
     except AlexnetDeployError as exc:
         raise _not_at_hand(path, data, exc) from exc
     places = _places(source, set(wanted))
@@ -142,6 +150,9 @@ def calibrated(
     source: ImageSource,
     options: CalibrationOptions | None = None,
     origin: dict[str, Any] | None = None,
+    *,
+    hashes: Sequence[str] | None = None,
+    counter: Counter | None = None,
 ) -> Artifact:
     """Makes the table, or reuses the one of the same images, graph and options.
 
@@ -155,10 +166,14 @@ def calibrated(
         options: Method and percentile.
         origin: For the passport: `data` and `images` as `calibration_images` got them, so that `table_images` finds
             the images again.
+        hashes: Of the images, where somebody has read them already.
+        counter: Counts them in place of this process.
     """
+    if hashes is None:
+        hashes = [source.content_hash(index) for index in range(len(source))]
     options = options or CalibrationOptions()
     request: dict[str, Any] = {
-        "images": sorted(source.content_hash(index) for index in range(len(source))),
+        "images": sorted(hashes),
         "preprocessing": info.preprocessing.to_json(),
         **asdict(options),
     }
@@ -170,7 +185,15 @@ def calibrated(
 
     def stage() -> Made:
         table = table_from_images(
-            model, source, info.preprocessing, digest, options=options, progress=progress, voice=workspace.voice
+            model,
+            source,
+            info.preprocessing,
+            digest,
+            options=options,
+            hashes=hashes,
+            counter=counter,
+            progress=progress,
+            voice=workspace.voice,
         )
         data = (json.dumps(table.to_json(), indent=1) + "\n").encode()
         facts = {
@@ -186,3 +209,39 @@ def calibrated(
     if not artifact.reused:
         progress.forget()
     return artifact
+
+
+def calibrated_elsewhere(
+    workspace: Workspace,
+    path: Path,
+    graph: Path,
+    model: ir.Model,
+    info: ModelInfo,
+    images: ImageSet,
+    executor: Executor,
+    options: CalibrationOptions | None = None,
+    origin: dict[str, Any] | None = None,
+    *,
+    skip_bad: bool = False,
+) -> Artifact:
+    """The same table as `calibrated` makes, with images that an executor reads and counts.
+
+    Args:
+        workspace, path, graph, model, info, options, origin: As `calibrated` takes them.
+        images: What to calibrate on.
+        executor: Who reads and counts.
+        skip_bad: Leave out damaged images and say how many; else the first one is an error.
+
+    Raises:
+        DataError: An image is damaged, or all are.
+    """
+    images = images.everywhere
+    everything = np.arange(len(images.source), dtype=np.int64)
+    found = scanned(executor, images, everything, skip_bad=skip_bad, voice=workspace.voice)
+    counter = ElsewhereCounter(
+        executor=executor, images=images, kept=found.kept, graph=graph, preprocessing=info.preprocessing
+    )
+    source = images.source.subset(found.kept, images.source.name)
+    return calibrated(
+        workspace, path, graph, model, info, source, options, origin, hashes=found.hashes, counter=counter
+    )

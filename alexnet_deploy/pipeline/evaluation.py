@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_deploy.bench.candidate import Candidate
-from alexnet_deploy.bench.runner import EvaluationData, evaluation_source
+from alexnet_deploy.bench.runner import EvaluationData
 from alexnet_deploy.data.batches import Skipped, undamaged
 from alexnet_deploy.data.shipped import Split, shipped_hashes
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import DataError
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.precision.table import CalibrationTable
+from alexnet_deploy.progress import Voice
+from alexnet_deploy.scale.executor import Executor
+from alexnet_deploy.scale.images import ImageSet, absolute
+from alexnet_deploy.scale.scanning import say_skipped, scanned
 from alexnet_deploy.specs import QUANTIZED
 
 if TYPE_CHECKING:
@@ -35,19 +39,38 @@ class EvaluationImages:
         name: `shipped`, or a data source.
         most: How many of them, spread over all, since a folder has its classes one after the other; all where None.
         skip_bad: Leave out damaged ones and count them.
+        executor: Who reads them where all have to be read; this process where None.
     """
 
-    def __init__(self, deployment: Deployment, name: str, most: int | None, *, skip_bad: bool) -> None:
+    def __init__(
+        self, deployment: Deployment, name: str, most: int | None, *, skip_bad: bool, executor: Executor | None = None
+    ) -> None:
         voice = deployment.workspace.voice
-        skipped = Skipped() if skip_bad else None
-        self.source = evaluation_source(name)
-        good = undamaged(self.source, skipped)
-        self.kept: NDArray[np.int64] = good[spread(len(good), most)]
-        self.skipped = len(skipped or ())
-        if skipped:
-            voice.warn(f"{len(skipped)} damaged images were skipped, the first: {skipped.names[0]}")
+        self._executor = executor
+        self.images = ImageSet(data=name if executor is None else absolute(name))
+        self.source = self.images.source
+        hashes: tuple[str, ...] = ()
+        if executor is not None and skip_bad:
+            everything = np.arange(len(self.source), dtype=np.int64)
+            found = scanned(executor, self.images, everything, skip_bad=True, voice=voice)
+            good, hashes, self.skipped = found.kept, found.hashes, len(found.damaged)
+        else:
+            skipped = Skipped() if skip_bad else None
+            good = undamaged(self.source, skipped)
+            self.skipped = len(skipped or ())
+            say_skipped(skipped.names if skipped is not None else [], voice)
+        chosen = spread(len(good), most)
+        self.kept: NDArray[np.int64] = good[chosen]
+        self._hashes = tuple(hashes[place] for place in chosen) if hashes else None
         self.labels = _labels(deployment, self.source, self.source.labels[self.kept])
         self.data = EvaluationData(data=name, preprocessing=deployment.info.preprocessing, indices=self.kept)
+
+    def _content_hashes(self, voice: Voice) -> set[str]:
+        if self._hashes is None and self._executor is not None:
+            self._hashes = scanned(self._executor, self.images, self.kept, skip_bad=False, voice=voice).hashes
+        if self._hashes is not None:
+            return set(self._hashes)
+        return {self.source.content_hash(int(index)) for index in self.kept}
 
     def to_json(self) -> dict[str, Any]:
         """The entry `data` of a bench."""
@@ -69,7 +92,7 @@ class EvaluationImages:
         table = deployment.present_table()
         used = set(CalibrationTable.read(table).images) if table is not None else set()
         used |= shipped_hashes(Split.GUARD)
-        shared = used & {self.source.content_hash(int(index)) for index in self.kept}
+        shared = used & self._content_hashes(deployment.workspace.voice)
         if shared:
             raise DataError(
                 f"evaluation images of {self.source.name} were used for calibration or by the guard",

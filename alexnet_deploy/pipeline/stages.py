@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from alexnet_deploy.engines.options import EngineOptions
     from alexnet_deploy.precision.calibrate import CalibrationOptions
+    from alexnet_deploy.scale.executor import Executor
 
 DEFAULT_CALIBRATION_IMAGES = 512
 DEFAULT_GRAPH_OPTIONS = GraphOptions()
@@ -170,18 +171,33 @@ class Deployment:
         options: CalibrationOptions | None = None,
         output: Path | None = None,
         skip_bad: bool = False,
+        executor: Executor | None = None,
     ) -> Artifact:
         """The calibration table, from the shipped images or from the training split of `data`.
+
+        Args:
+            data, images, options, skip_bad: Which images, and how they are calibrated on.
+            output: Another file than the work directory's.
+            executor: Who reads and counts the images; this process where None, to the same digits.
 
         Raises:
             InputError: The model was not trained on what the shipped images show, and no data was named.
         """
-        from alexnet_deploy.pipeline.calibration import calibrated, calibration_images
+        from alexnet_deploy.pipeline.calibration import (
+            calibrated,
+            calibrated_elsewhere,
+            calibration_images,
+            calibration_set,
+        )
 
         info = self.info
-        source = calibration_images(info, data, images, skip_bad=skip_bad, voice=self.workspace.voice)
         path = output or self.workspace.folder / _named(self.stem, "calibration.json")
         origin = {"data": None if data == "shipped" else data, "images": images}
+        if executor is not None:
+            named = calibration_set(info, data, images)
+            common = (self.workspace, path, self._fp32.path, self._model, info)
+            return calibrated_elsewhere(*common, named, executor, options, origin, skip_bad=skip_bad)
+        source = calibration_images(info, data, images, skip_bad=skip_bad, voice=self.workspace.voice)
         return calibrated(self.workspace, path, self._fp32.path, self._model, info, source, options, origin)
 
     def graph(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import GraphError
 from alexnet_deploy.export import lowered
 from alexnet_deploy.graph import weighted_nodes
-from alexnet_deploy.interrupts import stoppable
+from alexnet_deploy.interrupts import StopRequest, stoppable
 from alexnet_deploy.precision.channels import ChannelRanges
 from alexnet_deploy.precision.histogram import Histogram
 from alexnet_deploy.precision.resume import Progress, State
@@ -77,6 +79,13 @@ class CalibrationOptions:
         require_percentile(self.percentile)
 
 
+class Counter(Protocol):
+    """Counts images somewhere else, in parts that are cut the same way whoever counts them."""
+
+    def __call__(self, order: NDArray[np.int64], first: int) -> Generator[State]:
+        """Images and histograms of every part of `order` from position `first` on, in order."""
+
+
 def table_from_images(
     model: ir.Model,
     source: ImageSource,
@@ -84,6 +93,8 @@ def table_from_images(
     graph_sha256: str,
     *,
     options: CalibrationOptions = CalibrationOptions(),
+    hashes: Sequence[str] | None = None,
+    counter: Counter | None = None,
     progress: Progress | None = None,
     voice: Voice = SILENT,
 ) -> CalibrationTable:
@@ -98,6 +109,8 @@ def table_from_images(
         preprocessing: That of the model.
         graph_sha256: Hash of the graph's file.
         options: How thresholds are chosen.
+        hashes: Content hashes of the images, where somebody has read them already.
+        counter: Counts them in place of this process; its parts are whole batches, but for the last one.
         progress: Where an interrupted run is kept and picked up; None starts anew. Who writes the table then calls
             its `forget`.
         voice: Shows a progress bar.
@@ -106,10 +119,14 @@ def table_from_images(
         GraphError: An activation is not finite.
         ImageError: An image is damaged; `undamaged` finds those that are not.
     """
-    hashes = [source.content_hash(index) for index in range(len(source))]
+    if hashes is None:
+        hashes = [source.content_hash(index) for index in range(len(source))]
     order = np.asarray(sorted(range(len(source)), key=hashes.__getitem__), np.int64)
     progress = progress or Progress(None, "")
-    histograms = _collected(model, source, preprocessing, order, progress, voice)
+    if counter is None:
+        histograms = _collected(model, source, preprocessing, order, progress, voice)
+    else:
+        histograms = _gathered(calibrated_values(model), counter, order, progress, voice)
     with progress.kept(lambda: (len(order), histograms)):
         tensors = {name: observed(histogram, options.percentile) for name, histogram in histograms.items()}
     return CalibrationTable(
@@ -130,10 +147,8 @@ def _collected(
     progress: Progress,
     voice: Voice,
 ) -> dict[str, Histogram]:
-    wanted = calibrated_values(model)
-    session = ObservingSession(model, wanted)
-    axes = channel_axes(model)
-    state = progress.restore(wanted)
+    observer = Observer(model)
+    state = progress.restore(observer.names)
     done = state[0]
     counting: Future[State] | None = None
 
@@ -142,29 +157,83 @@ def _collected(
         return state if counting is None or counting.exception() else counting.result()
 
     with (
-        stoppable(
-            voice.warn,
-            "interrupted: calibration stops after this batch",
-            remedy="the images counted so far are kept, and the same command goes on from there",
-        ) as stop,
+        _stoppable(voice) as stop,
         voice.track("calibrate", len(order), done) as track,
         progress.kept(latest),
         ThreadPoolExecutor(max_workers=1) as pool,
     ):
         for batch in batches(source, CALIBRATION_BATCH, preprocessing, indices=order[done:]):
-            count = len(batch.indices)
-            # A kernel may round by the batch's size: every batch has the same, and the filling is thrown away.
-            images = np.concatenate([batch.images, *[batch.images[-1:]] * (CALIBRATION_BATCH - count)])
-            arrays = session.run(images)
+            arrays = observer.values(batch.images)
             # Counted while the next batch runs. One assignment: an interrupt finds whole batches.
             state = counting.result() if counting else state
-            named = dict(zip(wanted, (array[:count] for array in arrays), strict=True))
-            counting = pool.submit(_with_batch, state, named, axes)
-            track.advance(count)
+            counting = pool.submit(_with_batch, state, observer, arrays)
+            track.advance(len(batch.indices))
             stop.obey()
             progress.keep_now_and_then(state)
         state = counting.result() if counting else state
     return state[1]
+
+
+def _gathered(
+    wanted: list[str], counter: Counter, order: NDArray[np.int64], progress: Progress, voice: Voice
+) -> dict[str, Histogram]:
+    state = progress.restore(wanted)
+    with (
+        _stoppable(voice) as stop,
+        voice.track("calibrate", len(order), state[0]) as track,
+        progress.kept(lambda: state),
+        contextlib.closing(counter(order, state[0])) as parts,
+    ):
+        for count, histograms in parts:
+            state = _together(state, count, histograms)
+            track.advance(count)
+            stop.obey()
+            progress.keep_now_and_then(state)
+    return state[1]
+
+
+def _stoppable(voice: Voice) -> contextlib.AbstractContextManager[StopRequest]:
+    return stoppable(
+        voice.warn,
+        "interrupted: calibration stops after this batch",
+        remedy="the images counted so far are kept, and the same command goes on from there",
+    )
+
+
+def _with_batch(state: State, observer: Observer, arrays: dict[str, NDArray[np.float32]]) -> State:
+    return _together(state, len(next(iter(arrays.values()))), observer.histograms(arrays))
+
+
+def _together(state: State, count: int, histograms: dict[str, Histogram]) -> State:
+    return state[0] + count, {name: found.merged(histograms[name]) for name, found in state[1].items()}
+
+
+class Observer:
+    """The FP32 graph, and histograms of what calibration looks at in it.
+
+    Attributes:
+        names: Of the values.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.names = calibrated_values(model)
+        self._axes = channel_axes(model)
+        self._session = ObservingSession(model, self.names)
+
+    def values(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """The values for `CALIBRATION_BATCH` images at most, by name."""
+        count = len(images)
+        # A kernel may round by the batch's size: every batch has the same, and the filling is thrown away.
+        filled = np.concatenate([images, *[images[-1:]] * (CALIBRATION_BATCH - count)])
+        return dict(zip(self.names, (array[:count] for array in self._session.run(filled)), strict=True))
+
+    def histograms(self, values: dict[str, NDArray[np.float32]]) -> dict[str, Histogram]:
+        """Counts them.
+
+        Raises:
+            GraphError: One is not finite.
+        """
+        return {name: _counted(name, array, self._axes.get(name)) for name, array in values.items()}
 
 
 class ObservingSession:
@@ -213,12 +282,6 @@ def _without_weights(proto: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
         for key, value in (("location", "memory"), ("offset", "0"), ("length", str(weights[tensor.name].nbytes))):
             tensor.external_data.add(key=key, value=value)
     return weights
-
-
-def _with_batch(state: State, arrays: dict[str, NDArray[np.float32]], axes: dict[str, int]) -> State:
-    done, histograms = state
-    merged = {name: histograms[name].merged(_counted(name, array, axes.get(name))) for name, array in arrays.items()}
-    return done + len(next(iter(arrays.values()))), merged
 
 
 def _counted(name: str, array: NDArray[np.float32], axis: int | None) -> Histogram:
