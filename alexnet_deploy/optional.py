@@ -18,6 +18,8 @@ _EXTRAS = {
     "pycuda.driver": ("pycuda", "cuda"),
     "cuda.bindings": ("cuda-bindings", "cuda"),
     "triton": ("triton", "plugin"),
+    "ray": ("ray", "ray"),
+    "ray.serve": ("ray", "ray"),
     "mlperf_loadgen": ("mlcommons-loadgen", "loadgen"),
     "onnxruntime_ep_nv_tensorrt_rtx": ("onnxruntime-ep-nv-tensorrt-rtx", "rtx-provider"),
 }

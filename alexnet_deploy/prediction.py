@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from alexnet_deploy.runtimes.admission import engine_backend, engine_facts
 from alexnet_deploy.runtimes.session import Session, SessionSpec
 from alexnet_deploy.specs import Precision
 from alexnet_deploy.weights import ModelInfo
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TOP = 5
 
@@ -79,19 +83,26 @@ def predictions(
         InputError: The labels do not fit the model's classes.
     """
     for path in paths:
-        logits = session.run(batch_from_images([read_image(path)], info.preprocessing))[0].astype(np.float64)
-        if labels and len(labels) != len(logits):
-            raise InputError("the labels do not fit the model", got=f"{len(labels)}", expected=f"{len(logits)}")
-        powers = np.exp(logits - logits.max())
-        probabilities = logits if _is_distribution(logits) else powers / powers.sum()
-        best = np.argsort(-probabilities, kind="stable")[:TOP]
-        yield Prediction(
-            path=path,
-            classes=tuple((labels[i] if labels else str(i), float(probabilities[i])) for i in best),
-        )
+        logits = session.run(batch_from_images([read_image(path)], info.preprocessing))[0]
+        yield Prediction(path=path, classes=top_classes(logits, labels))
 
 
-def _is_distribution(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
+def top_classes(logits: NDArray[np.float32], labels: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """`(label, probability)` of the most likely classes of one row of logits or probabilities, most likely first.
+
+    Raises:
+        InputError: The labels do not fit the model's classes.
+    """
+    values = logits.astype(np.float64)
+    if labels and len(labels) != len(values):
+        raise InputError("the labels do not fit the model", got=f"{len(labels)}", expected=f"{len(values)}")
+    powers = np.exp(values - values.max())
+    probabilities = values if is_distribution(values) else powers / powers.sum()
+    best = np.argsort(-probabilities, kind="stable")[:TOP]
+    return tuple((labels[i] if labels else str(i), float(probabilities[i])) for i in best)
+
+
+def is_distribution(values: NDArray[np.floating]) -> bool:
     """Whether the graph ends in a softmax already."""
     return bool((values >= 0).all() and abs(values.sum() - 1) < 1e-3)
 

@@ -46,7 +46,7 @@ LAYERS = (
     ("bench",),
     ("report",),
     ("inspection", "prediction", "doctor"),
-    ("pipeline",),
+    ("pipeline", "serving"),
     ("cli",),
 )
 LEVEL = {member: level for level, members in enumerate(LAYERS) for member in members}

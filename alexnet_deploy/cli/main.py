@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "two benches row by row; exit code 3 on a regression",
     "inspect": "layers, shapes and precisions of a model, graph or engine",
     "predict": "the five most likely classes of images",
+    "serve": "answer requests for classes over HTTP",
     "doctor": "what this machine can run, and what is missing",
 }
 
