@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import inspect
+import logging
 import os
 import secrets
 import signal
@@ -30,6 +31,7 @@ _APPLICATION, _DEPLOYMENT = "alexnet-deploy", "model"
 # Bodies of 100 kB and more pass between Ray's processes in shared memory, and are gone when they are read.
 _OBJECT_STORE_BYTES = 256_000_000
 _POLL_SECONDS = 0.1
+_ENDED = "requests in flight were finished"
 # The answer of the application is first; Ray's own is for what the application did not answer.
 _RAY_TIMEOUT_AFTER_S = 15.0
 # Read by Ray's processes when they start. The model runs on a thread of its own already, so that Serve's threads
@@ -80,7 +82,7 @@ def serve(
     voice.say("starting Ray Serve")
     with _ray(options):
         _deploy(spec, model, options)
-        with stoppable(voice.say, "ending: requests in flight are finished first") as request:
+        with stoppable(voice.say, "ending: requests in flight are finished first", remedy=_ENDED) as request:
             ready(model)
             while not request:
                 time.sleep(_POLL_SECONDS)
@@ -94,13 +96,8 @@ def require_free_port(host: str, port: int) -> None:
         InputError: The port is taken, or the address is none of this machine's.
     """
 
-    async def listen() -> None:
-        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, reuse_address=True)
-        server.close()
-        await server.wait_closed()
-
     try:
-        asyncio.run(listen())
+        _listened(host, port)
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             raise InputError(
@@ -114,16 +111,53 @@ def require_free_port(host: str, port: int) -> None:
         ) from exc
 
 
+def _free_port(host: str) -> int:
+    return _listened(host, 0)
+
+
+def _listened(host: str, port: int) -> int:
+    """Listens for a moment; gives the port."""
+
+    async def listen() -> int:
+        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, reuse_address=True)
+        found: int = server.sockets[0].getsockname()[1]
+        server.close()
+        await server.wait_closed()
+        return found
+
+    return asyncio.run(listen())
+
+
+def _environment(options: ServeOptions) -> dict[str, str]:
+    if options.ray_address is not None:
+        return _ENVIRONMENT
+    found = _ENVIRONMENT | {
+        # Whoever reaches Ray's ports can run programs in it; nobody but this process and its children has the token.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        # The only switch by which Ray's own ports are on the loopback address.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    if not options.direct:
+        return found
+    return found | {
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+        # The range from which replicas take their ports: this one, and for a replica that is started anew at once.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(options.port),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(options.port + 1),
+        "RAY_SERVE_PORT_QUARANTINE_S": "0",
+        # There is no load balancer that would have to hear of the end first.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+    }
+
+
 @contextlib.contextmanager
 def _ray(options: ServeOptions) -> Iterator[None]:
     """Ray and Serve: of this process's own, in a folder that goes with it, or those of a cluster."""
     own = options.ray_address is None
-    environment = dict(_ENVIRONMENT)
-    if own:
-        # Whoever reaches Ray's ports can run programs in it; nobody but this process and its children has the token.
-        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    os.environ.update(environment)
+    os.environ.update(_environment(options))
     ray, serve_ = require("ray", "serve"), require("ray.serve", "serve")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     terminates = signal.getsignal(signal.SIGTERM)
     # Ray's sockets lie in it, whose paths are limited to 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ad-ray-", ignore_cleanup_errors=True) as folder:
@@ -175,17 +209,18 @@ def _deploy(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Non
     }
     if "backpressure_config" in inspect.signature(serve_.deployment).parameters:
         settings["backpressure_config"] = {"retry_after_s": RETRY_SECONDS}
-    logging = {"log_level": "WARNING", "enable_access_log": False}
+    logs = {"log_level": "WARNING", "enable_access_log": False}
     http = {
         "host": options.host,
-        "port": options.port,
+        # Serve starts its proxy whether or not anybody is behind it; then it is at a port of its own.
+        "port": _free_port(options.host) if options.direct else options.port,
         "request_timeout_s": options.request_timeout_s + _RAY_TIMEOUT_AFTER_S,
     }
     with _as_ours("the replicas do not start"):
-        serve_.start(proxy_location="HeadOnly", http_options=http, logging_config=logging)
+        serve_.start(proxy_location="HeadOnly", http_options=http, logging_config=logs)
         ingress = serve_.ingress(_builder(spec, model, options))()
         deployment = serve_.deployment(**settings)(ingress)
-        serve_.run(deployment.bind(), name=_APPLICATION, route_prefix="/", logging_config=logging)
+        serve_.run(deployment.bind(), name=_APPLICATION, route_prefix="/", logging_config=logs)
 
 
 def _builder(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Callable[[], Any]:

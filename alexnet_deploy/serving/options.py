@@ -60,6 +60,11 @@ class ServeOptions:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
+    def direct(self) -> bool:
+        """Whether the one replica answers HTTP itself, without a proxy in front of it."""
+        return self.replicas == 1 and self.ray_address is None
+
+    @property
     def places(self) -> int:
         """Requests for inference that one replica holds at once."""
         return self.max_queue + self.max_batch

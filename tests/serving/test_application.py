@@ -9,7 +9,7 @@ import threading
 import zlib
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_deploy.data.preprocessing import batch_from_images
+from alexnet_deploy.errors import SessionError
 from alexnet_deploy.prediction import top_classes
 from alexnet_deploy.runtimes.fake import FakeSession
 from alexnet_deploy.serving.application import Application
@@ -24,6 +25,8 @@ from alexnet_deploy.serving.options import MAX_HEAD_BYTES, ServeOptions
 from tests.serving.models import CLASSES, LABELS, SIDE, binary_body, images, json_body, model
 
 MAX_BODY = 100_000
+# After which a test that waits fails instead of waiting for ever.
+PATIENCE_S = 60
 INFER, CLASSIFY = "/v2/models/fake/infer", "/v1/classify"
 
 
@@ -213,10 +216,10 @@ def test_an_image_of_too_many_pixels_is_refused(app: Application) -> None:
     target = io.BytesIO()
     Image.new("1", (1, 1)).save(target, "PNG")
     data = bytearray(target.getvalue())
-    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[16:24] = (8_000).to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     answer = asked(app, "POST", CLASSIFY, bytes(data))
-    assert answer.status == 400 and "60000x60000" in answer.error
+    assert answer.status == 400 and "8000x8000" in answer.error
 
 
 @pytest.mark.parametrize(
@@ -266,9 +269,18 @@ def test_a_request_that_is_wrong_is_said(app: Application) -> None:
 
 
 def test_a_session_that_fails_is_no_end() -> None:
-    app = application(FakeSession((3, SIDE, SIDE), CLASSES, fails_at=0))
-    answer = asked(app, "POST", INFER, json_body(images()))
-    assert answer.status == 500 and "the fake runtime failed" in answer.error
+    class Failing(FakeSession):
+        errors: ClassVar = [SessionError("it failed", got="a secret path"), RuntimeError("a secret path")]
+
+        def _run(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+            if self.errors:
+                raise self.errors.pop(0)
+            return super()._run(values)
+
+    app = application(Failing((3, SIDE, SIDE), CLASSES))
+    for words in ("it failed", "the runtime failed on a batch"):
+        answer = asked(app, "POST", INFER, json_body(images()))
+        assert answer.status == 500 and answer.error == words
     assert asked(app, "POST", INFER, json_body(images())).status == 200
     app.close()
 
@@ -288,13 +300,16 @@ def run_slow(scenario: Scenario, **changes: Any) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.001)
 
 
 def test_under_overload_everybody_is_answered() -> None:
     async def scenario(app: Application, session: SlowSession) -> None:
-        tasks = [asyncio.create_task(ask(app, "POST", INFER, *_binary(seed))) for seed in range(30)]
+        tasks = [asyncio.create_task(ask(app, "POST", INFER, *_binary(0)))]
+        await asyncio.to_thread(session.entered.acquire)
+        tasks += [asyncio.create_task(ask(app, "POST", INFER, *_binary(seed))) for seed in range(1, 30)]
         # One is computed, four wait; the places are eight.
         await until(lambda: sum(task.done() for task in tasks) == 25)
         text = (await ask(app, "GET", "/metrics")).body.decode()

@@ -51,8 +51,10 @@ async def entered(gate: Gate) -> None:
 
 
 async def waiting(batcher: Batcher, count: int) -> None:
-    while batcher.waiting != count:
-        await asyncio.sleep(0)
+    # A test that waits for ever says nothing.
+    async with asyncio.timeout(60):
+        while batcher.waiting != count:
+            await asyncio.sleep(0)
 
 
 def test_what_comes_during_a_batch_is_the_next_one(gate: Gate) -> None:

@@ -214,7 +214,8 @@ def browser() -> Iterator[Browser]:
 SHOWN = """new Promise(done => { const look = () => {
   const rows = [...document.querySelectorAll('#classes li')];
   if (document.getElementById('result').hidden && !document.querySelector('#status.bad')) setTimeout(look, 20);
-  else done({rows: rows.map(row => [row.childNodes[1].data, row.firstChild.textContent]), status: document.getElementById('status').textContent,
+  else done({rows: rows.map(row => [row.childNodes[1].data, row.firstChild.textContent]),
+             status: document.getElementById('status').textContent,
              picture: document.getElementById('preview').naturalWidth});
 }; look() })"""
 
@@ -255,9 +256,10 @@ def test_the_page_shows_five_classes_of_an_image(
 
 def _dropped(data: bytes, name: str) -> str:
     return (
-        f"(() => {{ const moved = new DataTransfer(); moved.items.add(new File([new Uint8Array({list(data)})], {name!r},"
-        "{type: 'image/png'})); document.getElementById('drop').dispatchEvent(new DragEvent('drop',"
-        "{dataTransfer: moved, bubbles: true, cancelable: true})) })()"
+        f"(() => {{ const moved = new DataTransfer(); moved.items.add(new File("
+        f"[new Uint8Array({list(data)})], {name!r}, {{type: 'image/png'}})); "
+        "document.getElementById('drop').dispatchEvent(new DragEvent('drop',"
+        f"{{dataTransfer: moved, bubbles: true, cancelable: true}})) }})()"
     )
 
 
