@@ -88,7 +88,7 @@ class Application:
         except RequestError as exc:
             response = error_response(exc)
             with contextlib.suppress(GoneError):
-                await request.skip(self.options.max_body_bytes)
+                await request.skip(HELD_BODIES * self.options.max_body_bytes)
         except GoneError:
             # As servers count what nobody waited for.
             self._count(route, 499, started)

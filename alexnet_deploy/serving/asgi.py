@@ -114,8 +114,11 @@ class Request:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def skip(self, most: int) -> None:
-        """Reads the body without keeping it: a client that still writes would not see an answer, only a reset."""
-        if self.length is None or self.length > most:
+        """Reads a body without keeping it: a client that still writes would not see an answer, only a reset.
+
+        Not of one that asked whether it may send it, nor of one that states more than `most` bytes.
+        """
+        if self.length is None or self.length > most or self.header("expect") is not None:
             return
         try:
             async with asyncio.timeout(BODY_SECONDS):

@@ -9,6 +9,7 @@ refuses.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -107,14 +108,14 @@ class Batcher:
                 rows = self._run(images)
             except Exception as exc:  # whatever it was, those who wait must hear of it
                 for entry in batch:
-                    entry.loop.call_soon_threadsafe(_fail, entry.future, exc)
+                    _tell(entry, _fail, exc)
                 continue
             self._ran(len(images), time.perf_counter() - started)
             at = 0
             for entry in batch:
                 part = rows[at : at + len(entry.images)]
                 at += len(entry.images)
-                entry.loop.call_soon_threadsafe(_resolve, entry.future, part)
+                _tell(entry, _resolve, part)
 
     def _next(self) -> list[_Waiting]:
         """The next batch; empty at the end."""
@@ -150,6 +151,12 @@ class Batcher:
                 batch.append(entry)
                 size += len(entry.images)
         return batch
+
+
+def _tell(entry: _Waiting, how: Callable[..., None], value: object) -> None:
+    # A loop that has ended has nobody left who waits.
+    with contextlib.suppress(RuntimeError):
+        entry.loop.call_soon_threadsafe(how, entry.future, value)
 
 
 def _resolve(future: asyncio.Future[NDArray[np.float32]], rows: NDArray[np.float32]) -> None:

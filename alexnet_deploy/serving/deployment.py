@@ -22,6 +22,7 @@ from alexnet_deploy.progress import Voice
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.serving.model import ServedModel, model_from_session
 from alexnet_deploy.serving.options import RETRY_SECONDS, SPARE_PLACES, ServeOptions
+from alexnet_deploy.serving.processes import descendants, end
 
 if TYPE_CHECKING:
     from alexnet_deploy.runtimes.session import SessionSpec
@@ -31,6 +32,8 @@ _APPLICATION, _DEPLOYMENT = "alexnet-deploy", "model"
 # Bodies of 100 kB and more pass between Ray's processes in shared memory, and are gone when they are read.
 _OBJECT_STORE_BYTES = 256_000_000
 _POLL_SECONDS = 0.1
+# What of Ray has not ended by itself after this long is killed.
+_END_SECONDS = 5.0
 _ENDED = "requests in flight were finished"
 # The answer of the application is first; Ray's own is for what the application did not answer.
 _RAY_TIMEOUT_AFTER_S = 15.0
@@ -177,7 +180,9 @@ def _ray(options: ServeOptions) -> Iterator[None]:
                         serve_.shutdown()
                     else:
                         serve_.delete(_APPLICATION)
+            started = descendants(os.getpid()) if own else set()
             ray.shutdown()
+            end(started, _END_SECONDS)
 
 
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}

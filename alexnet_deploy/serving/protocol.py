@@ -67,8 +67,8 @@ def request_from_body(body: bytes, head_bytes: str | None, model: ServedModel, m
     document = _object(_parsed(body[:head_length]), "the request")
     entries = document.get("inputs")
     if not isinstance(entries, list) or len(entries) != 1:
-        count = f"{len(entries)} inputs" if isinstance(entries, list) else _kind(entries)
-        raise _wrong("the request must have one input", count, f"a list `inputs` with one tensor, {model.input!r}")
+        found = f"{len(entries)} inputs" if isinstance(entries, list) else _kind(entries)
+        raise _wrong("the request must have one input", found, f"a list `inputs` with one tensor, {model.input!r}")
     entry = _object(entries[0], "an input")
     count = _count_from_entry(entry, model, max_batch)
     shape = (count, *model.image_shape)
@@ -151,8 +151,9 @@ def _count_from_entry(entry: Mapping[str, Any], model: ServedModel, max_batch: i
     if entry.get("datatype") != "FP32":
         raise _wrong(f"the input {model.input!r} has another type", _quoted(entry.get("datatype")), "'FP32'")
     shape, sides = entry.get("shape"), list(model.image_shape)
-    fits = isinstance(shape, list) and len(shape) == 4 and all(type(side) is int for side in shape)
-    if not fits or shape[1:] != sides or not 1 <= shape[0] <= max_batch:
+    # true is no side, and is equal to 1.
+    sound = isinstance(shape, list) and len(shape) == 4 and all(type(side) is int for side in shape)
+    if not isinstance(shape, list) or not sound or shape[1:] != sides or not 1 <= shape[0] <= max_batch:
         raise _wrong(
             f"the input {model.input!r} has another shape",
             _quoted(shape),

@@ -14,7 +14,10 @@ import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
+
+from alexnet_deploy.serving.processes import Process, alive, descendants
 
 ROOT = Path(__file__).parents[2]
 _MARK = "ALEXNET_DEPLOY_TEST_MARK"
@@ -38,11 +41,12 @@ class Server:
     mark: str
     errors: Path
     url: str = ""
+    seen: set[Process] = field(default_factory=set)
     tick: threading.Event = field(default_factory=threading.Event)
 
     def ask(
         self, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> tuple[int, Mapping[str, str], bytes]:
+    ) -> tuple[int, Message, bytes]:
         """Status, headers and body of a request; a POST where there is a body."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, dict(headers or {}))
         try:
@@ -64,18 +68,27 @@ class Server:
             assert self.process.poll() is None, self.errors.read_text()
             self.tick.wait(0.02)
 
+    def end(self, number: signal.Signals, *, whole_group: bool = False) -> None:
+        """Sends a signal to the process, or to everything that runs in its terminal."""
+        self.seen = descendants(self.process.pid)
+        if whole_group:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+
     def ended(self) -> int:
         """Waits for the end, and for that of everything that it started; gives the exit code."""
         code = self.process.wait(_PATIENCE_S)
+        # After a kill nobody was there to wait for them.
         waited = 0.0
-        while self.left() and waited < _PATIENCE_S:
+        while code < 0 and self.left() and waited < _PATIENCE_S:
             self.tick.wait(0.1)
             waited += 0.1
         return code
 
     def left(self) -> list[str]:
-        """Command lines of what runs of it."""
-        found = []
+        """What runs of it: by the mark, and by what was below it, since Ray's workers overwrite theirs."""
+        found = [str(pid) for pid, _ in alive(self.seen)]
         for folder in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 if folder.name.isdigit() and f"{_MARK}={self.mark}".encode() in (folder / "environ").read_bytes():

@@ -175,3 +175,17 @@ def test_with_a_wait_a_batch_fills_up(gate: Gate) -> None:
 
     asyncio.run(scenario())
     assert gate.batches == [[1, 2, 3]]
+
+
+def test_a_loop_that_has_ended_is_no_end_of_the_thread(gate: Gate) -> None:
+    batcher = Batcher(gate.run, max_batch=4, max_queue=9)
+
+    async def leaves() -> None:
+        task = asyncio.create_task(batcher.submit(of(1)))
+        await entered(gate)
+        task.cancel()
+
+    asyncio.run(leaves())
+    gate.let_all_go()
+    assert asyncio.run(batcher.submit(of(2))).tolist() == [[20]]
+    batcher.close()

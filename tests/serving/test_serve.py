@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import io
 import json
-import os
 import re
 import shutil
 import signal
@@ -30,6 +29,7 @@ from alexnet_deploy.prediction import top_classes
 from alexnet_deploy.progress import SILENT
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import Session, SessionSpec
+from alexnet_deploy.serving.processes import descendants
 from alexnet_deploy.specs import Precision, Target
 from benchmarks.chromium import NAMES, Browser, find_chromium
 from tests.cli.conftest import Run, assert_refused, run
@@ -286,7 +286,7 @@ def test_requests_in_flight_are_answered_at_the_end(
             assert not any(future.done() for future in futures), "the requests were answered before they were seen"
             server.tick.wait(0.01)
         # As a terminal sends it: to everything that runs in it.
-        os.killpg(server.process.pid, number) if number == signal.SIGINT else server.process.send_signal(number)
+        server.end(number, whole_group=number == signal.SIGINT)
         assert [future.result()[0] for future in futures] == [200] * 4
         assert server.ended() == code, server.errors.read_text()
         assert server.left() == []
@@ -308,7 +308,11 @@ def test_nothing_is_left_of_a_server_that_is_ended_while_it_starts(
 ) -> None:
     with served(work, *common, *OPTIONS) as server:
         server.until_it_says("starting Ray Serve")
-        server.process.send_signal(number)
+        # Until Ray has begun.
+        while len(descendants(server.process.pid)) < 2:
+            assert server.process.poll() is None, server.errors.read_text()
+            server.tick.wait(0.02)
+        server.end(number)
         assert server.ended() == code, server.errors.read_text()
         assert server.left() == []
         assert "Traceback" not in server.errors.read_text()
