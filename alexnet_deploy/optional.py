@@ -20,6 +20,7 @@ _EXTRAS = {
     "triton": ("triton", "plugin"),
     "ray": ("ray", "ray"),
     "ray.serve": ("ray", "ray"),
+    "ray.serve._private.replica": ("ray", "ray"),
     "mlperf_loadgen": ("mlcommons-loadgen", "loadgen"),
     "onnxruntime_ep_nv_tensorrt_rtx": ("onnxruntime-ep-nv-tensorrt-rtx", "rtx-provider"),
 }

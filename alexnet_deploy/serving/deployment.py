@@ -235,10 +235,27 @@ def _builder(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Ca
         from alexnet_deploy.runtimes.open import open_session
         from alexnet_deploy.serving.application import Application
 
+        if options.direct:
+            _share_addresses()
         context = require("ray.serve", "serve").get_replica_context()
         return Application(open_session(spec), model, options, replica=context.replica_id.unique_id)
 
     return build
+
+
+def _share_addresses() -> None:
+    """Has the replica listen as Serve's proxy does (SO_REUSEADDR).
+
+    Without it, connections that were closed keep the port from whoever listens next for a minute: from a replica that
+    is started anew, and from the next server.
+    """
+    module: Any = require("ray.serve._private.replica", "serve")
+    listen = module.start_asgi_http_server
+
+    def shared(*arguments: Any, **named: Any) -> Any:
+        return listen(*arguments, **named | {"enable_so_reuseport": True})
+
+    module.start_asgi_http_server = shared
 
 
 @contextlib.contextmanager
