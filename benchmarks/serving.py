@@ -53,11 +53,13 @@ from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import Session, SessionSpec
 from alexnet_deploy.specs import Precision, Target
 from alexnet_deploy.weights import ModelInfo
+from benchmarks.blocks import DOCS, replace_block
 
 RESULT = Path(__file__).parent / "results" / "serving.json"
 SESSIONS = ("onnxruntime-cpu/fp32", "onnxruntime-cpu/int8", "openvino/int8")
 CLIENTS = (8, 16, 32)
 BATCH, SINGLES, WARM_UP = 16, 30, 8
+_NAMES = {"image": "an image of 28x28 (PNG)", "photo": "an image of 500x375 (JPEG)", "tensor": "a tensor (602 kB)"}
 _MARK = "ALEXNET_DEPLOY_BENCHMARK"
 _PATIENCE_S = 120.0
 
@@ -114,6 +116,7 @@ def main(arguments: Sequence[str]) -> None:
         print(_words(row))
     if not asked.no_record:
         write_json(RESULT, document)
+        replace_block(DOCS / "serving.md", "serving", _table(document))
 
 
 def _measured(name: str, deployment: Deployment, workdir: Path, rounds: int, seconds: float) -> dict[str, Any]:
@@ -239,23 +242,64 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def _words(row: dict[str, Any]) -> str:
-    def spread(values: dict[str, float]) -> str:
-        return f"{values['median']:.2f} ({values['min']:.2f} to {values['max']:.2f})"
-
     lines = [f"{row['session']}: offline {row['offline_images_per_second']['median']:.1f} images/s"]
     for name, found in row["latency"].items():
         local, remote = found["in_process_ms"], found["served_ms"]
         lines.append(
             f"  {name}: p50 {remote['p50']:.2f} ms served, {local['p50']:.2f} in process, ratio "
-            f"{spread(found['p50_ratio'])}; p99 {remote['p99']:.2f}, {local['p99']:.2f}"
+            f"{_words_of(found['p50_ratio'])}; p99 {remote['p99']:.2f}, {local['p99']:.2f}"
         )
     for name, found in row["throughput"].items():
         lines.append(
             f"  {name}: {found['images_per_second']['median']:.1f} images/s, p99 {found['latency_ms']['p99']:.0f} ms, "
-            f"raw {spread(found['raw'])}, share {found['replica_share']['median']:.2f}, "
-            f"corrected {spread(found['corrected'])}"
+            f"raw {_words_of(found['raw'])}, share {found['replica_share']['median']:.2f}, "
+            f"corrected {_words_of(found['corrected'])}"
         )
     return "\n".join([*lines, f"  overload: {row['overload']}"])
+
+
+def _table(document: dict[str, Any]) -> str:
+    """What docs/serving.md has of it."""
+    lines = [
+        f"Medians over {document['rounds']} rounds on {document['threads']} CPUs ({document['environment']['cpu']}), "
+        "with the least and the most in brackets; [the record](../benchmarks/results/serving.json).",
+        "",
+        "| session | what is sent | in process p50 | served p50, p99 | ratio at p50 |",
+        "|---|---|---|---|---|",
+    ]
+    for row in document["rows"]:
+        for name, found in row["latency"].items():
+            local, remote = found["in_process_ms"], found["served_ms"]
+            lines.append(
+                f"| {row['session']} | {_NAMES[name]} | {local['p50']:.1f} ms | {remote['p50']:.1f}, "
+                f"{remote['p99']:.1f} ms | {_words_of(found['p50_ratio'])} |"
+            )
+    lines += [
+        "",
+        f"| session | clients | images/s served (offline, batch {document['batch']}) | p99 | raw | replica's share "
+        "of the CPUs | corrected |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in document["rows"]:
+        for name, found in row["throughput"].items():
+            lines.append(
+                f"| {row['session']} | {name} | {found['images_per_second']['median']:.0f} "
+                f"({row['offline_images_per_second']['median']:.0f}) | {found['latency_ms']['p99']:.0f} ms "
+                f"| {_words_of(found['raw'])} | {found['replica_share']['median']:.2f} "
+                f"| {_words_of(found['corrected'])} |"
+            )
+    lost = sum(row["overload"]["lost"] for row in document["rows"])
+    sent = sum(row["overload"]["sent"] for row in document["rows"])
+    statuses: dict[str, int] = {}
+    for row in document["rows"]:
+        for status, count in row["overload"]["statuses"].items():
+            statuses[status] = statuses.get(status, 0) + count
+    answered = ", ".join(f"{count} with {status}" for status, count in sorted(statuses.items()))
+    return "\n".join([*lines, "", f"Of {sent} requests by 200 clients at once, {lost} were lost: {answered}."])
+
+
+def _words_of(values: dict[str, float]) -> str:
+    return f"{values['median']:.2f} ({values['min']:.2f} to {values['max']:.2f})"
 
 
 def _shipped_png() -> bytes:
