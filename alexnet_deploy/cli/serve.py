@@ -116,7 +116,7 @@ def command(
     """
     from alexnet_deploy.prediction import engine_spec
     from alexnet_deploy.runtimes.session import SessionSpec
-    from alexnet_deploy.serving.deployment import serve
+    from alexnet_deploy.serving.deployment import require_free_port, serve
     from alexnet_deploy.serving.options import ServeOptions
     from alexnet_deploy.specs import Precision, Target
 
@@ -126,6 +126,8 @@ def command(
         raise click.UsageError("--precision and --runtime go without --engine, which has its own.")
     if name is not None and not _may_stand_in_a_path(name):
         raise click.BadParameter("letters, digits, '.', '-' and '_' alone.", param_hint="--name")
+    # Before minutes of calibration.
+    require_free_port(host, port)
     wanted, where = Precision(precision or "fp32"), runtime or "onnxruntime-cpu"
     deployment = deployment_from(model, variant, workdir, voice)
     if engine is not None:

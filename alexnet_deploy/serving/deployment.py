@@ -232,13 +232,18 @@ def _builder(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Ca
     """What a replica calls when it starts."""
 
     def build() -> Any:
+        import numpy as np
+
         from alexnet_deploy.runtimes.open import open_session
         from alexnet_deploy.serving.application import Application
 
         if options.direct:
             _share_addresses()
         context = require("ray.serve", "serve").get_replica_context()
-        return Application(open_session(spec), model, options, replica=context.replica_id.unique_id)
+        session = open_session(spec)
+        # Runtimes do in their first run what no client should wait for.
+        session.run(np.zeros((1, *session.image_shape), np.float32))
+        return Application(session, model, options, replica=context.replica_id.unique_id)
 
     return build
 
