@@ -125,13 +125,20 @@ def _measured(name: str, deployment: Deployment, workdir: Path, rounds: int, sec
     info = deployment.info
     spec = SessionSpec(runtime=runtime, precision=Precision(precision), path=graph.path, threads=usable_cpus())
     samples = Samples()
+    load = os.getloadavg()[0]
     words = ["--runtime", runtime, "--precision", precision, "--workdir", str(workdir), "--max-batch", str(BATCH)]
     with open_session(spec) as session, served(words) as server, clients(server.port) as client:
         for round_ in range(rounds):
             _round(samples, session, info, server, client, seconds)
             print(f"{name}: round {round_ + 1} of {rounds}", file=sys.stderr)
         overload = _overload(server, client, session)
-    return {"session": name, "lrn": graph.facts.get("lrn"), **_row(samples), "overload": overload}
+    return {
+        "session": name,
+        "lrn": graph.facts.get("lrn"),
+        "load_before": round(load, 2),
+        **_row(samples),
+        "overload": overload,
+    }
 
 
 def _round(samples: Samples, session: Session, info: ModelInfo, server: Server, client: Client, seconds: float) -> None:
