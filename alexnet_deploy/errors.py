@@ -15,6 +15,8 @@ AlexnetDeployError                 exit 1
 ├── EngineError                    exit 1   an engine cannot be built or read
 ├── RuntimeUnavailableError        exit 1   a runtime cannot run on this machine (a skipped row in a bench)
 ├── SessionError                   exit 1   a runtime that should run did not
+├── ServingError                   exit 1   the server cannot start or go on
+│   └── RequestError               exit 1   one request is refused; carries the HTTP status it is answered with
 └── GateError                      exit 3   something was measured and found wanting
     ├── ParityError                exit 3   an export differs from its source
     ├── PrecisionProofError        exit 3   a layer did not get the precision that was asked for
@@ -135,6 +137,36 @@ class RuntimeUnavailableError(AlexnetDeployError):
 
 class SessionError(AlexnetDeployError):
     """A runtime that should run did not, or would have run somewhere else than asked."""
+
+
+class ServingError(AlexnetDeployError):
+    """The server cannot start or go on."""
+
+
+class RequestError(ServingError):
+    """One request is refused; the server goes on.
+
+    Attributes:
+        status: The HTTP status that the client gets.
+        retry_after_s: When it may try again; None where that would not help.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        problem: str,
+        *,
+        got: object = None,
+        expected: object = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(problem, got=got, expected=expected)
+        self.status, self.retry_after_s = status, retry_after_s
+
+    @property
+    def line(self) -> str:
+        """The message in one line, as an answer carries it."""
+        return "; ".join(line.strip() for line in str(self).splitlines())
 
 
 class GateError(AlexnetDeployError):

@@ -84,11 +84,7 @@ def predictions(
     """
     for path in paths:
         logits = session.run(batch_from_images([read_image(path)], info.preprocessing))[0]
-        if labels and len(labels) != len(logits):
-            raise InputError("the labels do not fit the model", got=f"{len(labels)}", expected=f"{len(logits)}")
-        best, shares = best_classes(logits, TOP)
-        shown = [labels[place] if labels else str(place) for place in best]
-        yield Prediction(path=path, classes=tuple(zip(shown, shares, strict=True)))
+        yield Prediction(path=path, classes=top_classes(logits, labels))
 
 
 def best_classes(logits: NDArray[np.floating], top: int) -> tuple[list[int], list[float]]:
@@ -100,12 +96,24 @@ def best_classes(logits: NDArray[np.floating], top: int) -> tuple[list[int], lis
     """
     wide = logits.astype(np.float64)
     powers = np.exp(wide - wide.max())
-    probabilities = wide if _is_distribution(wide) else powers / powers.sum()
+    probabilities = wide if is_distribution(wide) else powers / powers.sum()
     best = np.argsort(-probabilities, kind="stable")[:top]
     return [int(place) for place in best], [float(probabilities[place]) for place in best]
 
 
-def _is_distribution(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
+def top_classes(logits: NDArray[np.float32], labels: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """`(label, probability)` of the most likely classes of one row of logits or probabilities, most likely first.
+
+    Raises:
+        InputError: The labels do not fit the model's classes.
+    """
+    if labels and len(labels) != len(logits):
+        raise InputError("the labels do not fit the model", got=f"{len(labels)}", expected=f"{len(logits)}")
+    best, shares = best_classes(logits, TOP)
+    return tuple((labels[place] if labels else str(place), share) for place, share in zip(best, shares, strict=True))
+
+
+def is_distribution(values: NDArray[np.floating]) -> bool:
     """Whether the graph ends in a softmax already."""
     return bool((values >= 0).all() and abs(values.sum() - 1) < 1e-3)
 

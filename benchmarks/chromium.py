@@ -119,12 +119,12 @@ class Browser:
                 return dict(answer["result"])
             self._note(answer)
 
-    def open(self, path: Path) -> None:
-        """Loads a file as a page and waits until it has been drawn."""
+    def open(self, page: Path | str) -> None:
+        """Loads a file, or an address, as a page and waits until it has been drawn."""
         self.problems.clear()
         self.requested.clear()
         self._seen.clear()
-        self.command("Page.navigate", url=path.resolve().as_uri())
+        self.command("Page.navigate", url=page.resolve().as_uri() if isinstance(page, Path) else page)
         while "Page.loadEventFired" not in self._seen:
             self._note(self._next("Page.loadEventFired"))
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")

@@ -47,7 +47,7 @@ LAYERS = (
     ("report",),
     ("inspection", "prediction", "doctor"),
     ("scale",),
-    ("pipeline",),
+    ("pipeline", "serving"),
     ("packaging",),
     ("cli",),
 )

@@ -24,6 +24,7 @@ COMMANDS = {
     "inspect": "layers, shapes and precisions of a model, graph or engine",
     "predict": "the five most likely classes of images",
     "package": "a model repository for Triton Inference Server",
+    "serve": "answer requests for classes over HTTP",
     "doctor": "what this machine can run, and what is missing",
 }
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import io
 import math
 import re
 import threading
 import warnings
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
@@ -137,12 +138,25 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         ImageError: The file is missing, damaged, no JPEG, PNG, BMP, WebP or PPM, or larger than `MAX_PIXELS`.
     """
+    return _decoded(str(path), lambda: opened(path, MAX_IMAGE_BYTES))
+
+
+def image_from_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Decodes a file that is in memory, as `read_image` does.
+
+    Raises:
+        ImageError: It is damaged, no JPEG, PNG, BMP, WebP or PPM, or larger than `MAX_PIXELS`.
+    """
+    return _decoded(name, lambda: io.BytesIO(data))
+
+
+def _decoded(name: str, open_: Callable[[], IO[bytes]]) -> NDArray[np.uint8]:
     try:
         _silence_pillow()
-        with opened(path, MAX_IMAGE_BYTES) as file, Image.open(file, formats=_FORMATS) as image:
+        with open_() as file, Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(
-                    f"{path} is too large",
+                    f"{name} is too large",
                     got=f"{image.width}x{image.height}",
                     expected=f"at most {MAX_PIXELS:,} pixels",
                 )
@@ -150,10 +164,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     except ImageError:
         raise
     except InputError as exc:
-        raise ImageError(f"{path} cannot be read as an image", got=exc.got, expected=exc.expected) from exc
+        raise ImageError(f"{name} cannot be read as an image", got=exc.got, expected=exc.expected) from exc
     except Exception as exc:  # a damaged file raises whatever its bytes lead Pillow into
         raise ImageError(
-            f"{path} cannot be read as an image",
+            f"{name} cannot be read as an image",
             got=_without_address(exc),
             remedy="replace or remove the file; commands that read data take --skip-bad",
         ) from exc

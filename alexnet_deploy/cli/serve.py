@@ -1,0 +1,170 @@
+"""`alexnet-deploy serve`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from alexnet_deploy.cli.options import (
+    deployment_from,
+    json_option,
+    model_option,
+    quiet_option,
+    threads_option,
+    variant_option,
+    workdir_option,
+)
+from alexnet_deploy.printable import printable
+from alexnet_deploy.progress import Voice
+
+if TYPE_CHECKING:
+    from alexnet_deploy.serving.model import ServedModel
+
+# A batch of more images than this is no reply to anybody who waits.
+_LARGEST_BATCH = 1024
+
+
+@click.command("serve")
+@model_option
+@variant_option
+@click.option(
+    "--runtime",
+    type=click.Choice(["onnxruntime-cpu", "openvino"]),
+    help="On this machine's CPU.  [default: onnxruntime-cpu]",
+)
+@click.option("--precision", type=click.Choice(["fp32", "int8"]), help="Of the runtime.  [default: fp32]")
+@click.option(
+    "--engine",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Serve this engine on the GPU instead; its passport says which model it is.",
+)
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Open an engine without its passport, or with one that does not match. Engines are programs.",
+)
+@click.option("--name", help="Of the model in paths: /v2/models/NAME.  [default: the model's own]")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. There is no password and no encryption: whoever reaches it may ask.",
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Sessions, each in a process of its own.",
+)
+@threads_option
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1, _LARGEST_BATCH),
+    default=16,
+    show_default=True,
+    help="The most images in one run, and in one request.",
+)
+@click.option(
+    "--batch-wait-ms",
+    type=click.FloatRange(0, 1000),
+    default=0.0,
+    show_default=True,
+    help="How long a request may wait for others while the session is free.",
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(1, 100_000),
+    default=64,
+    show_default=True,
+    help="Images that may wait in a replica; more are refused with 503.",
+)
+@click.option(
+    "--max-body",
+    type=click.FloatRange(0.001, 2000),
+    default=64.0,
+    show_default=True,
+    metavar="MB",
+    help="The largest request; larger ones are refused with 413.",
+)
+@click.option(
+    "--request-timeout",
+    type=click.FloatRange(0.1, 3600),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a request may wait for its answer.",
+)
+@click.option("--ray-address", help="Serve on this Ray cluster.  [default: Ray is started here, for this server alone]")
+@json_option
+@workdir_option
+@quiet_option
+def command(
+    model: str, variant: str | None, runtime: str | None, precision: str | None, engine: Path | None, trust: bool,
+    name: str | None, host: str, port: int, replicas: int, threads: int, max_batch: int, batch_wait_ms: float,
+    max_queue: int, max_body: float, request_timeout: float, ray_address: str | None, as_json: bool, workdir: Path,
+    voice: Voice,
+) -> None:  # fmt: skip
+    """Answer requests for classes over HTTP, until Ctrl-C or SIGTERM.
+
+    Speaks the Open Inference Protocol (v2 REST), as Triton's client does; takes images at /v1/classify; shows a page at
+    /, and what it counts at /metrics. Prints its address when it is ready.
+    """
+    from alexnet_deploy.prediction import engine_spec
+    from alexnet_deploy.runtimes.session import SessionSpec
+    from alexnet_deploy.serving.deployment import require_free_port, serve
+    from alexnet_deploy.serving.options import ServeOptions
+    from alexnet_deploy.specs import Precision, Target
+
+    if trust and engine is None:
+        raise click.UsageError("--trust goes with --engine.")
+    if engine is not None and (precision is not None or runtime is not None):
+        raise click.UsageError("--precision and --runtime go without --engine, which has its own.")
+    if name is not None and not _may_stand_in_a_path(name):
+        raise click.BadParameter("letters, digits, '.', '-' and '_' alone.", param_hint="--name")
+    # Before minutes of calibration.
+    require_free_port(host, port)
+    wanted, where = Precision(precision or "fp32"), runtime or "onnxruntime-cpu"
+    deployment = deployment_from(model, variant, workdir, voice)
+    if engine is not None:
+        spec, stated = engine_spec(engine, threads=threads, trust=trust)
+        if stated is not None and model != "shipped":
+            raise click.UsageError("--model goes without --engine, whose passport says which model it is.")
+        info = stated or deployment.info
+    else:
+        graph, info = deployment.graph(wanted, Target(where)), deployment.info
+        spec = SessionSpec(
+            runtime=where, precision=wanted, path=graph.path.resolve(), threads=threads, max_batch=max_batch
+        )
+    options = ServeOptions(
+        host=host,
+        port=port,
+        replicas=replicas,
+        threads=threads,
+        max_batch=max_batch,
+        batch_wait_s=batch_wait_ms / 1e3,
+        max_queue=max_queue,
+        max_body_bytes=round(max_body * 1e6),
+        request_timeout_s=request_timeout,
+        ray_address=ray_address,
+    )
+
+    def ready(served: ServedModel) -> None:
+        if as_json:
+            click.echo(json.dumps({"schema": 1, "url": options.url, "model": served.metadata()}))
+        else:
+            click.echo(options.url)
+        voice.say(
+            f"{printable(served.name)} ({served.platform}) is served at {options.url}: the page there, "
+            f"{options.url}/v2/models/{served.name} for clients; Ctrl-C ends it"
+        )
+
+    serve(spec, info, options, voice, name=name, ready=ready)
+
+
+def _may_stand_in_a_path(name: str) -> bool:
+    return 0 < len(name) <= 128 and name.isascii() and all(letter.isalnum() or letter in "._-" for letter in name)

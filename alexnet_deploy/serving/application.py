@@ -1,0 +1,278 @@
+"""The server as an ASGI application: paths to answers, places for requests, counts of both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from alexnet_deploy import __version__
+from alexnet_deploy.data.preprocessing import batch_from_images
+from alexnet_deploy.data.sources import image_from_bytes
+from alexnet_deploy.errors import AlexnetDeployError, DataError, RequestError
+from alexnet_deploy.machine import process_usage
+from alexnet_deploy.prediction import top_classes
+from alexnet_deploy.printable import printable
+from alexnet_deploy.serving.asgi import (
+    GoneError,
+    Receive,
+    Request,
+    Response,
+    Scope,
+    Send,
+    answer,
+    error_response,
+    json_response,
+    upload_from_body,
+)
+from alexnet_deploy.serving.batching import Batcher
+from alexnet_deploy.serving.metrics import CONTENT_TYPE, IMAGES, SECONDS, Registry
+from alexnet_deploy.serving.model import VERSION, ServedModel
+from alexnet_deploy.serving.options import HELD_BODIES, RETRY_SECONDS, ServeOptions
+from alexnet_deploy.serving.page import page_of
+from alexnet_deploy.serving.protocol import BINARY_HEADER, request_from_body, response_from_output
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from alexnet_deploy.runtimes.session import Session
+
+Handler = Callable[[Request], Awaitable[Response]]
+_log = logging.getLogger("alexnet_deploy.serving")
+_REQUESTS, _LATENCY = "alexnet_deploy_requests_total", "alexnet_deploy_request_seconds"
+_IN_FLIGHT, _WAITING = "alexnet_deploy_requests_in_flight", "alexnet_deploy_images_waiting"
+_BATCH, _COMPUTE = "alexnet_deploy_batch_images", "alexnet_deploy_batch_seconds"
+_CPU, _MEMORY, _MODEL = "process_cpu_seconds_total", "process_resident_memory_bytes", "alexnet_deploy_model_info"
+_STATUS_OF_A_FAULT = 500
+
+
+class Application:
+    """Answers requests for one model.
+
+    Args:
+        session: Open; closed at the end.
+        model: What clients know of it.
+        options: Bounds and places.
+        replica: Its number, which its metrics carry.
+    """
+
+    def __init__(self, session: Session, model: ServedModel, options: ServeOptions, *, replica: str = "0") -> None:
+        self.model, self.options = model, options
+        self._session, self._registry = session, _registry(model, replica)
+        self._batcher = Batcher(
+            session.run, max_batch=options.max_batch, max_queue=options.max_queue, wait_s=options.batch_wait_s,
+            ran=self._ran,
+        )  # fmt: skip
+        # One thread: decoding switches Python's warnings off and on again, which threads do not do side by side.
+        self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
+        self._in_flight, self._held_bytes = 0, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one connection's event, as ASGI calls it."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        if scope["type"] != "http":
+            raise ValueError(f"no such protocol here: {scope['type']}")
+        started = time.perf_counter()
+        request = Request(scope, receive)
+        route, response = "other", None
+        try:
+            route, handler = self._route(request)
+            response = await handler(request)
+        except RequestError as exc:
+            response = error_response(exc)
+            with contextlib.suppress(GoneError):
+                await request.skip(HELD_BODIES * self.options.max_body_bytes)
+        except GoneError:
+            # As servers count what nobody waited for.
+            self._count(route, 499, started)
+            return
+        except AlexnetDeployError as exc:
+            _log.error("%s", exc)
+            response = json_response({"error": printable(exc.problem)}, _STATUS_OF_A_FAULT)
+        except Exception:  # one request is not the end of the server
+            _log.exception("a request failed")
+            response = json_response({"error": "the server failed on this request"}, _STATUS_OF_A_FAULT)
+        self._count(route, response.status, started)
+        await answer(response, send, head_only=request.method == "HEAD")
+
+    def close(self) -> None:
+        """Computes what waits, and frees the session."""
+        self._batcher.close()
+        self._decoder.shutdown()
+        self._session.close()
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                self.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    def _route(self, request: Request) -> tuple[str, Handler]:
+        """The route's name, as metrics have it, and who answers.
+
+        Raises:
+            RequestError: 404, 405 or 431.
+        """
+        request.require_sound_head()
+        parts = [part for part in request.path.split("/") if part]
+        get: dict[tuple[str, ...], tuple[str, Handler]] = {
+            (): ("page", self._page), ("metrics",): ("metrics", self._metrics), ("v2",): ("server", _server),
+            ("v2", "health", "live"): ("health", _alive), ("v2", "health", "ready"): ("health", self._ready),
+        }  # fmt: skip
+        post: dict[tuple[str, ...], tuple[str, Handler]] = {("v1", "classify"): ("classify", self._classify)}
+        if parts[:2] == ["v2", "models"] and len(parts) > 2:
+            rest = self._within_model(parts[2:])
+            key = ("v2", "models", *rest)
+            get |= {("v2", "models"): ("model", self._metadata), ("v2", "models", "ready"): ("model", self._ready)}
+            post |= {
+                ("v2", "models", "infer"): ("infer", self._infer),
+                ("v2", "models", "classify"): ("classify", self._classify),
+            }
+        else:
+            key = tuple(parts)
+            if key not in get and key not in post:
+                raise RequestError(404, "there is nothing here", got=request.path, expected="/, /v2, /metrics")
+        allowed = get if request.method in ("GET", "HEAD") else post if request.method == "POST" else {}
+        if key in allowed:
+            return allowed[key]
+        if key not in get and key not in post:
+            raise RequestError(404, "a model has no such endpoint", got=request.path, expected="ready, infer, classify")
+        allow = "GET, HEAD" if key in get else "POST"
+        raise RequestError(405, "this is not what the address is for", got=request.method, expected=allow)
+
+    def _within_model(self, parts: list[str]) -> list[str]:
+        name, *rest = parts
+        if name != self.model.name:
+            raise RequestError(404, "there is no such model", got=name[:80], expected=self.model.name)
+        if rest[:1] == ["versions"]:
+            if rest[1:2] != [VERSION]:
+                raise RequestError(
+                    404, "there is no such version", got=(rest[1:] or ["none"])[0][:80], expected=VERSION
+                )
+            rest = rest[2:]
+        return rest
+
+    async def _page(self, _request: Request) -> Response:
+        return page_of(self.model)
+
+    async def _ready(self, _request: Request) -> Response:
+        return json_response({"name": self.model.name, "ready": True})
+
+    async def _metadata(self, _request: Request) -> Response:
+        return json_response(self.model.metadata())
+
+    async def _infer(self, request: Request) -> Response:
+        with self._place(request):
+            body = await request.body(self.options.max_body_bytes)
+            head = request.header(BINARY_HEADER)
+            arguments = (body, head, self.model, self.options.max_batch)
+            if head is None:
+                # Numbers as text take tens of milliseconds, in which nobody else would be answered.
+                asked = await asyncio.get_running_loop().run_in_executor(self._decoder, request_from_body, *arguments)
+            else:
+                asked = request_from_body(*arguments)
+            rows = await self._rows(asked.images)
+            data, headers = response_from_output(rows, asked, self.model)
+            return Response(body=data, headers=headers)
+
+    async def _classify(self, request: Request) -> Response:
+        with self._place(request):
+            body = await request.body(self.options.max_body_bytes)
+            data = upload_from_body(body, request.header("content-type"))
+            images = await asyncio.get_running_loop().run_in_executor(self._decoder, self._decoded, data)
+            rows = await self._rows(images)
+            classes = [
+                {"label": label, "probability": probability}
+                for label, probability in top_classes(rows[0], self.model.labels)
+            ]
+            return json_response({"model_name": self.model.name, "model_version": VERSION, "classes": classes})
+
+    def _decoded(self, data: bytes) -> NDArray[np.float32]:
+        try:
+            return batch_from_images([image_from_bytes(data, "the upload")], self.model.preprocessing)
+        except DataError as exc:
+            raise RequestError(400, exc.problem, got=exc.got, expected=exc.expected) from exc
+
+    async def _rows(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        try:
+            async with asyncio.timeout(self.options.request_timeout_s):
+                return await self._batcher.submit(images)
+        except TimeoutError as exc:
+            raise RequestError(
+                503,
+                "the request waited too long",
+                got=f"more than {self.options.request_timeout_s:g} s",
+                retry_after_s=RETRY_SECONDS,
+            ) from exc
+
+    @contextlib.contextmanager
+    def _place(self, request: Request) -> Iterator[None]:
+        """One of the places for requests, and room for its body, before any of it is read."""
+        most = self.options.max_body_bytes
+        request.require_length(most)
+        size = most if request.length is None else request.length
+        if self._in_flight >= self.options.places or self._held_bytes + size > HELD_BODIES * most:
+            raise RequestError(
+                503,
+                "the server has as many requests as it takes",
+                got=f"{self._in_flight} of {self._held_bytes} bytes",
+                expected=f"up to {self.options.places} of {HELD_BODIES * most} bytes",
+                retry_after_s=RETRY_SECONDS,
+            )
+        self._in_flight += 1
+        self._held_bytes += size
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._held_bytes -= size
+
+    async def _metrics(self, _request: Request) -> Response:
+        self._registry.set(_IN_FLIGHT, self._in_flight)
+        self._registry.set(_WAITING, self._batcher.waiting)
+        for name, value in zip((_CPU, _MEMORY), process_usage(), strict=True):
+            self._registry.set(name, value)
+        return Response(body=self._registry.text().encode(), headers={"content-type": CONTENT_TYPE})
+
+    def _ran(self, images: int, seconds: float) -> None:
+        self._registry.observe(_BATCH, images)
+        self._registry.observe(_COMPUTE, seconds)
+
+    def _count(self, route: str, status: int, started: float) -> None:
+        self._registry.add(_REQUESTS, route=route, code=str(status))
+        self._registry.observe(_LATENCY, time.perf_counter() - started, route=route)
+
+
+def _registry(model: ServedModel, replica: str) -> Registry:
+    registry = Registry({"replica": replica})
+    registry.describe(_REQUESTS, "counter", "Requests that were answered, by route and HTTP status.")
+    registry.describe(_LATENCY, "histogram", "Seconds from a request's head to its answer.", SECONDS)
+    registry.describe(_IN_FLIGHT, "gauge", "Requests for inference that have a place.")
+    registry.describe(_WAITING, "gauge", "Images that wait for the session.")
+    registry.describe(_BATCH, "histogram", "Images in one run of the session.", IMAGES)
+    registry.describe(_COMPUTE, "histogram", "Seconds of one run of the session.", SECONDS)
+    registry.describe(_CPU, "counter", "CPU seconds of the replica's process.")
+    registry.describe(_MEMORY, "gauge", "Memory of the replica's process.")
+    registry.describe(_MODEL, "gauge", "What is served.")
+    registry.set(_MODEL, 1, model=model.name, version=VERSION, platform=model.platform, package=__version__)
+    return registry
+
+
+async def _server(_request: Request) -> Response:
+    extensions = ["binary_tensor_data", "classification"]
+    return json_response({"name": "alexnet-deploy", "version": __version__, "extensions": extensions})
+
+
+async def _alive(_request: Request) -> Response:
+    return json_response({"live": True})

@@ -1,0 +1,277 @@
+"""The server on Ray Serve: Ray started for it alone, the model deployed, and everything ended in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import inspect
+import logging
+import os
+import secrets
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from alexnet_deploy.errors import AlexnetDeployError, InputError, ServingError
+from alexnet_deploy.interrupts import stoppable
+from alexnet_deploy.optional import require
+from alexnet_deploy.progress import Voice
+from alexnet_deploy.runtimes.open import open_session
+from alexnet_deploy.serving.model import ServedModel, model_from_session
+from alexnet_deploy.serving.options import RETRY_SECONDS, SPARE_PLACES, ServeOptions
+from alexnet_deploy.serving.processes import descendants, end
+
+if TYPE_CHECKING:
+    from alexnet_deploy.runtimes.session import SessionSpec
+    from alexnet_deploy.weights import ModelInfo
+
+_APPLICATION, _DEPLOYMENT = "alexnet-deploy", "model"
+# Bodies of 100 kB and more pass between Ray's processes in shared memory, and are gone when they are read.
+_OBJECT_STORE_BYTES = 256_000_000
+_POLL_SECONDS = 0.1
+# What of Ray has not ended by itself after this long is killed.
+_END_SECONDS = 5.0
+_ENDED = "requests in flight were finished"
+# The answer of the application is first; Ray's own is for what the application did not answer.
+_RAY_TIMEOUT_AFTER_S = 15.0
+# Read by Ray's processes when they start. The model runs on a thread of its own already, so that Serve's threads
+# around it only cost switches (docs/serving.md).
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
+}
+
+
+def serve(
+    spec: SessionSpec,
+    info: ModelInfo,
+    options: ServeOptions,
+    voice: Voice,
+    *,
+    name: str | None = None,
+    ready: Callable[[ServedModel], None] = lambda model: None,
+) -> None:
+    """Serves a model until a signal comes; then finishes what is in flight.
+
+    Args:
+        spec: What to run.
+        info: Of the model.
+        options: How to serve it.
+        voice: For news.
+        name: Of the model in paths; its own by default.
+        ready: Called once requests are answered.
+
+    Raises:
+        Stopped: The signal came, and everything is ended.
+        InputError: The port is taken, or cannot be listened on.
+        MissingDependencyError: Ray is not installed.
+        SessionError, RuntimeUnavailableError: The session does not open.
+        ServingError: Ray or the replicas do not start.
+    """
+    require_free_port(options.host, options.port)
+    # Here first: what is wrong with the session is said as it is, and not from inside a replica.
+    with open_session(spec) as session:
+        for note in session.notes:
+            voice.warn(note)
+        model = model_from_session(session, spec, info, name)
+    voice.say("starting Ray Serve")
+    with _ray(options):
+        _deploy(spec, model, options)
+        with stoppable(voice.say, "ending: requests in flight are finished first", remedy=_ENDED) as request:
+            ready(model)
+            while not request:
+                time.sleep(_POLL_SECONDS)
+    request.obey()
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Ray shares a port with whoever else shares it, so that two servers would answer in turns.
+
+    Raises:
+        InputError: The port is taken, or the address is none of this machine's.
+    """
+
+    try:
+        _listened(host, port)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise InputError(
+                f"port {port} is in use", got=f"{host}:{port}", expected="a free port", remedy="--port another one"
+            ) from exc
+        raise InputError(
+            f"{host}:{port} cannot be listened on",
+            got=exc.strerror or exc,
+            expected="an address of this machine and a port that is allowed",
+            remedy="check --host and --port",
+        ) from exc
+
+
+def _free_port(host: str) -> int:
+    return _listened(host, 0)
+
+
+def _listened(host: str, port: int) -> int:
+    """Listens for a moment; gives the port."""
+
+    async def listen() -> int:
+        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, reuse_address=True)
+        found: int = server.sockets[0].getsockname()[1]
+        server.close()
+        await server.wait_closed()
+        return found
+
+    return asyncio.run(listen())
+
+
+def _environment(options: ServeOptions) -> dict[str, str]:
+    if options.ray_address is not None:
+        return _ENVIRONMENT
+    found = _ENVIRONMENT | {
+        # Whoever reaches Ray's ports can run programs in it; nobody but this process and its children has the token.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        # The only switch by which Ray's own ports are on the loopback address.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    if not options.direct:
+        return found
+    return found | {
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+        # The range from which replicas take their ports: this one, and for a replica that is started anew at once.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(options.port),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(options.port + 1),
+        "RAY_SERVE_PORT_QUARANTINE_S": "0",
+        # There is no load balancer that would have to hear of the end first.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+    }
+
+
+@contextlib.contextmanager
+def _ray(options: ServeOptions) -> Iterator[None]:
+    """Ray and Serve: of this process's own, in a folder that goes with it, or those of a cluster."""
+    own = options.ray_address is None
+    os.environ.update(_environment(options))
+    ray, serve_ = require("ray", "serve"), require("ray.serve", "serve")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    terminates = signal.getsignal(signal.SIGTERM)
+    # Ray's sockets lie in it, whose paths are limited to 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ad-ray-", ignore_cleanup_errors=True) as folder:
+        try:
+            with _as_ours("Ray does not start" if own else f"no Ray cluster answers at {options.ray_address}"):
+                ray.init(**(_own_cluster(options, folder) if own else {"address": options.ray_address}), **_QUIET)
+            # Ray's handler would end its processes before they have answered.
+            signal.signal(signal.SIGTERM, terminates)
+            yield
+            with _as_ours("the server does not end in order"):
+                serve_.delete(_APPLICATION)
+        finally:
+            # Without Ray, Serve would start one to ask it.
+            if ray.is_initialized():
+                with contextlib.suppress(Exception):
+                    if own:
+                        serve_.shutdown()
+                    else:
+                        serve_.delete(_APPLICATION)
+            started = descendants(os.getpid()) if own else set()
+            ray.shutdown()
+            end(started, _END_SECONDS)
+
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+
+
+def _own_cluster(options: ServeOptions, folder: str) -> dict[str, Any]:
+    return {
+        "address": "local",
+        "num_cpus": max(os.cpu_count() or 1, options.replicas + 1),
+        "num_gpus": 0,
+        "include_dashboard": False,
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        "_temp_dir": folder,
+        "_node_ip_address": "127.0.0.1",
+    }
+
+
+def _deploy(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> None:
+    """Starts Serve, and waits until every replica answers."""
+    serve_ = require("ray.serve", "serve")
+    settings: dict[str, Any] = {
+        "name": _DEPLOYMENT,
+        "num_replicas": options.replicas,
+        "max_ongoing_requests": options.places + SPARE_PLACES,
+        "max_queued_requests": options.places,
+        "graceful_shutdown_timeout_s": options.grace_s,
+        "graceful_shutdown_wait_loop_s": _POLL_SECONDS,
+        "ray_actor_options": {"num_cpus": 1 if options.ray_address is None else spec.threads},
+    }
+    if "backpressure_config" in inspect.signature(serve_.deployment).parameters:
+        settings["backpressure_config"] = {"retry_after_s": RETRY_SECONDS}
+    logs = {"log_level": "WARNING", "enable_access_log": False}
+    http = {
+        "host": options.host,
+        # Serve starts its proxy whether or not anybody is behind it; then it is at a port of its own.
+        "port": _free_port(options.host) if options.direct else options.port,
+        "request_timeout_s": options.request_timeout_s + _RAY_TIMEOUT_AFTER_S,
+    }
+    with _as_ours("the replicas do not start"):
+        serve_.start(proxy_location="HeadOnly", http_options=http, logging_config=logs)
+        ingress = serve_.ingress(_builder(spec, model, options))()
+        deployment = serve_.deployment(**settings)(ingress)
+        serve_.run(deployment.bind(), name=_APPLICATION, route_prefix="/", logging_config=logs)
+
+
+def _builder(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Callable[[], Any]:
+    """What a replica calls when it starts."""
+
+    def build() -> Any:
+        import numpy as np
+
+        from alexnet_deploy.runtimes.open import open_session
+        from alexnet_deploy.serving.application import Application
+
+        if options.direct:
+            _share_addresses()
+        context = require("ray.serve", "serve").get_replica_context()
+        session = open_session(spec)
+        # Runtimes do in their first run what no client should wait for.
+        session.run(np.zeros((1, *session.image_shape), np.float32))
+        return Application(session, model, options, replica=context.replica_id.unique_id)
+
+    return build
+
+
+def _share_addresses() -> None:
+    """Has the replica listen as Serve's proxy does (SO_REUSEADDR).
+
+    Without it, connections that were closed keep the port from whoever listens next for a minute: from a replica that
+    is started anew, and from the next server.
+    """
+    module: Any = require("ray.serve._private.replica", "serve")
+    listen = module.start_asgi_http_server
+
+    def shared(*arguments: Any, **named: Any) -> Any:
+        return listen(*arguments, **named | {"enable_so_reuseport": True})
+
+    module.start_asgi_http_server = shared
+
+
+@contextlib.contextmanager
+def _as_ours(problem: str) -> Iterator[None]:
+    """Ray's own errors, which have no class in common, as one of ours."""
+    try:
+        yield
+    except AlexnetDeployError:
+        raise
+    except Exception as exc:
+        lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+        raise ServingError(
+            problem, got=lines[-1] if lines else type(exc).__name__, remedy="try again with less threads or replicas"
+        ) from exc
