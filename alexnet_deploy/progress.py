@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
@@ -85,3 +87,17 @@ class Voice:
 
 
 SILENT = Voice(quiet=True)
+
+
+class OwnThread(io.TextIOBase):
+    """A stream for the thread that made this, to redirect standard output to: a thread of Ray's writes there of every
+    worker that dies, and what stands there is a document."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._owner = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return self._stream.write(text) if threading.get_ident() == self._owner else len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()

@@ -14,12 +14,12 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from alexnet_deploy.errors import InputError, RuntimeUnavailableError, SessionError
 from alexnet_deploy.machine import usable_cpus
 from alexnet_deploy.optional import require
-from alexnet_deploy.progress import Voice
+from alexnet_deploy.progress import OwnThread, Voice
 from alexnet_deploy.scale.executor import ScaleOptions
 from alexnet_deploy.scale.jobs import Job
 
@@ -116,7 +116,7 @@ def connected(options: ScaleOptions, voice: Voice) -> Iterator[Cluster]:
                 stack.enter_context(_signals_kept())
                 if options.address is None:
                     folder = Path(stack.enter_context(_short_folder()))
-                stack.enter_context(contextlib.redirect_stdout(_OwnThread(sys.stdout)))
+                stack.enter_context(contextlib.redirect_stdout(OwnThread(sys.stdout)))
                 stack.callback(_end, ray)
                 _start(ray, options, folder, voice)
         yield Cluster(
@@ -161,20 +161,6 @@ def _end(ray: Any) -> None:
     # It writes then what it has kept back of its messages.
     with contextlib.redirect_stdout(io.StringIO()):
         ray.shutdown()
-
-
-class _OwnThread(io.TextIOBase):
-    """Standard output for the thread that made this: a thread of Ray's writes there of every worker that dies, and what
-    stands there is a document."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._owner = stream, threading.get_ident()
-
-    def write(self, text: str) -> int:
-        return self._stream.write(text) if threading.get_ident() == self._owner else len(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
 
 
 def _first_line(error: Exception) -> str:

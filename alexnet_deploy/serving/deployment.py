@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet_deploy.errors import AlexnetDeployError, InputError, ServingError
 from alexnet_deploy.interrupts import stoppable
 from alexnet_deploy.optional import require
-from alexnet_deploy.progress import Voice
+from alexnet_deploy.progress import OwnThread, Voice
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.serving.model import ServedModel, model_from_session
 from alexnet_deploy.serving.options import RETRY_SECONDS, SPARE_PLACES, ServeOptions
@@ -165,7 +166,10 @@ def _ray(options: ServeOptions) -> Iterator[None]:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     terminates = signal.getsignal(signal.SIGTERM)
     # Ray's sockets lie in it, whose paths are limited to 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="ad-ray-", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="ad-ray-", ignore_cleanup_errors=True) as folder,
+        contextlib.redirect_stdout(OwnThread(sys.stdout)),
+    ):
         try:
             with _as_ours("Ray does not start" if own else f"no Ray cluster answers at {options.ray_address}"):
                 ray.init(**(_own_cluster(options, folder) if own else {"address": options.ray_address}), **_QUIET)
