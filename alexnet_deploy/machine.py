@@ -180,8 +180,8 @@ def environment() -> dict[str, Any]:
 def keep_freed_memory() -> bool:
     """Tells glibc to keep freed memory instead of giving it back to the kernel; returns whether it could.
 
-    Training allocates and frees tensors of tens of megabytes at every step; by default glibc maps and unmaps
-    each one, and the page faults cost a quarter of the step.
+    Training, and inference by torch, allocate and free tensors of tens of megabytes at every step; by default glibc
+    maps and unmaps each one, and the page faults cost a quarter of the step.
     """
     m_trim_threshold, m_mmap_threshold = -1, -3
     try:

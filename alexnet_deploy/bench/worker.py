@@ -15,6 +15,7 @@ from alexnet_deploy.errors import (
     RuntimeUnavailableError,
     SessionError,
 )
+from alexnet_deploy.machine import keep_freed_memory
 
 # A worker that takes longer than this to answer is taken for hung.
 ANSWER_SECONDS = 600.0
@@ -100,6 +101,9 @@ class Worker:
 def _serve(pipe: Connection, make: Callable[[], Any]) -> None:
     """In the process: answers until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Whether glibc gives large tensors back after every run hangs on how a process's heap happens to lie, and is a fifth
+    # of torch's time at batch 16: two processes of one session would differ by that.
+    keep_freed_memory()
     made: Any = None
     while True:
         try:
