@@ -1,16 +1,19 @@
 """How often `compare` is right: benches of the same artifacts one after the other, with rows slowed on purpose in each.
 
 Every bench is compared with the one before it. What `compare` then calls a regression, though nothing changed, is a
-false alarm; a row that took a fifth longer in the new one, and is not called one, is a miss.
+false alarm; a row that took a fifth longer in the new one, and is not called one, is a miss. The document keeps what
+`compare` reads of every bench, and --replay judges an earlier one's measurements by the rule as it is now.
 
-usage: python -m benchmarks.compare_trials [--workdir artifacts] [--benches 11] [--json FILE]
+usage: python -m benchmarks.compare_trials [--workdir artifacts] [--benches 11] [--json FILE] [--replay FILE]
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,37 +88,59 @@ class SlowedRunner(RemoteRunner):
 @click.option("--workdir", type=click.Path(path_type=Path, file_okay=False), default=Path("artifacts"))
 @click.option("--benches", default=11, show_default=True)
 @click.option("--json", "target", type=click.Path(path_type=Path), default=RESULT, help="Where the document goes.")
-def main(workdir: Path, benches: int, target: Path) -> None:
+@click.option(
+    "--replay", type=click.Path(path_type=Path, exists=True), help="Of another document; nothing is measured."
+)
+def main(workdir: Path, benches: int, target: Path, replay: Path | None) -> None:
     """Measures, compares, counts, and writes the document."""
+    found = json.loads(replay.read_text()) if replay is not None else _measured(workdir, benches)
+    judged = found | _judged(found["benches"])
+    write_json(target, judged)
+    for number, trial in enumerate(judged["trials"], 1):
+        click.echo(f"{number}: {trial['false_alarms'] or 'no false alarm'}, missed {trial['missed']}")
+    tries = judged["tries"]
+    click.echo(f"{judged['tries_without_false_alarm']} of {tries} without a false alarm; caught {judged['caught']}")
+    click.echo(f"of all {judged['all_pairs']['pairs']} pairs: {judged['all_pairs']}")
+
+
+def _measured(workdir: Path, benches: int) -> dict[str, Any]:
     deployment = Deployment(Workspace(folder=workdir, voice=Voice()))
     options = BenchOptions(threads=usable_cpus(), images=IMAGES)
-    documents, trials = [], list[dict[str, Any]]()
+    documents = []
     for number in range(benches):
         documents.append(_bench(deployment, options))
-        if number:
-            trials.append(_trial(*documents[-2:]))
-            click.echo(f"{number}: {trials[-1]['false_alarms'] or 'no false alarm'}, missed {trials[-1]['missed']}")
-    quiet = sum(not trial["false_alarms"] for trial in trials)
-    slowed = [key for key in _keys(documents[0]) if SLOWED in key]
-    caught = {key: sum(key not in trial["missed"] for trial in trials) for key in slowed}
-    write_json(
-        target,
-        {
-            "schema": 1,
-            "what": f"{benches} benches in a row, each compared with the one before; twins {FACTOR}x slower on purpose",
-            "environment": environment(),
-            "options": {"runs": options.runs, "rounds": options.rounds, "images": IMAGES, "threads": options.threads},
-            "bounds": dataclasses.asdict(Bounds()),
-            "tries": len(trials),
-            "tries_without_false_alarm": quiet,
-            "caught": caught,
-            "conditions": [document["conditions"] for document in documents],
-            "trials": trials,
-            "benches": [_medians(document) for document in documents],
-            "turns": [_turns_of(document) for document in documents],
-        },
-    )
-    click.echo(f"{quiet} of {len(trials)} tries without a false alarm; slowed rows caught: {caught}")
+        click.echo(f"bench {number + 1} of {benches}")
+    return {
+        "schema": 2,
+        "what": f"{benches} benches in a row, each compared with the one before; twins {FACTOR}x slower on purpose",
+        "environment": environment(),
+        "options": {"runs": options.runs, "rounds": options.rounds, "images": IMAGES, "threads": options.threads},
+        "conditions": [document["conditions"] for document in documents],
+        "benches": [_kept(document) for document in documents],
+    }
+
+
+def _judged(benches: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What `compare` says of each bench and the one before, and how often it is right over all pairs."""
+    trials = [_trial(old, new) for old, new in itertools.pairwise(benches)]
+    pairs = [_trial(old, new) for old, new in itertools.permutations(benches, 2)]
+    slowed = [key for key in benches[0] if SLOWED in key]
+    return {
+        "bounds": dataclasses.asdict(Bounds()),
+        "tries": len(trials),
+        "tries_without_false_alarm": _quiet(trials),
+        "caught": _caught(trials, slowed),
+        "all_pairs": {"pairs": len(pairs), "without_false_alarm": _quiet(pairs), "caught": _caught(pairs, slowed)},
+        "trials": trials,
+    }
+
+
+def _quiet(trials: Sequence[dict[str, Any]]) -> int:
+    return sum(not trial["false_alarms"] for trial in trials)
+
+
+def _caught(trials: Sequence[dict[str, Any]], slowed: Sequence[str]) -> dict[str, int]:
+    return {key: sum(key not in trial["missed"] for trial in trials) for key in slowed}
 
 
 def _bench(deployment: Deployment, options: BenchOptions) -> dict[str, Any]:
@@ -153,8 +178,41 @@ def _runner_of(data: EvaluationData) -> Callable[[SessionSpec], Runner]:
     return lambda spec: (SlowedRunner if spec.hint == SLOWED else RemoteRunner)(spec, data)
 
 
-def _trial(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def _kept(document: dict[str, Any]) -> dict[str, Any]:
+    """What `compare` reads of each row, by key."""
+    rounds = document["options"]["rounds"]
+    return {
+        row["key"]: {
+            "median_ms": row["latency_ms"]["median"],
+            "turns": [round(float(turn), 4) for turn in turns_of(row, rounds)],
+            "anchor_ms": row["anchor_ms"],
+            "memory_share": row["roofline"]["memory_share"] if row["roofline"] else None,
+        }
+        for row in document["rows"]
+    }
+
+
+def _document(bench: dict[str, Any]) -> dict[str, Any]:
+    """A bench as `compare` reads it, with a sample for each turn."""
+    rows = [
+        {
+            "key": key,
+            "status": "ok",
+            "latency_ms": {"median": kept["median_ms"]},
+            "samples_ms": kept["turns"],
+            "anchor_ms": kept["anchor_ms"],
+            "roofline": None if kept["memory_share"] is None else {"memory_share": kept["memory_share"]},
+            "top1": None,
+            "agreement": None,
+        }
+        for key, kept in bench.items()
+    ]
+    return {"made": "", "model": {}, "options": {"rounds": len(rows[0]["samples_ms"])}, "rows": rows}
+
+
+def _trial(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """What is called a regression between two benches, and which twins are not, against the row they are twins of."""
+    old, new = _document(before), _document(after)
     same = comparison(old, new, Bounds())
     plain = {row["key"]: row for row in old["rows"]}
     twins = [row | {"key": row["key"].replace(f"+{SLOWED}", "")} for row in new["rows"] if SLOWED in row["key"]]
@@ -169,23 +227,6 @@ def _trial(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         ],
         "ratios": {row["key"]: [row["ratio"], row["ci"], row["raw_ratio"]] for row in same["rows"]},
         "slowed_ratios": {row["key"]: [row["ratio"], row["ci"], row["raw_ratio"]] for row in slowed["rows"]},
-    }
-
-
-def _keys(document: dict[str, Any]) -> list[str]:
-    return [str(row["key"]) for row in document["rows"]]
-
-
-def _medians(document: dict[str, Any]) -> dict[str, float]:
-    return {row["key"]: row["latency_ms"]["median"] for row in document["rows"]}
-
-
-def _turns_of(document: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """What `compare` reads of each row, so that another rule can be tried on the same measurements."""
-    rounds = document["options"]["rounds"]
-    return {
-        row["key"]: {"turns": [round(float(turn), 4) for turn in turns_of(row, rounds)], **(row["anchor_ms"] or {})}
-        for row in document["rows"]
     }
 
 

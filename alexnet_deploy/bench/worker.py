@@ -101,8 +101,8 @@ class Worker:
 def _serve(pipe: Connection, make: Callable[[], Any]) -> None:
     """In the process: answers until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Whether glibc gives large tensors back after every run hangs on how a process's heap happens to lie, and is a fifth
-    # of torch's time at batch 16: two processes of one session would differ by that.
+    # Whether glibc gives large tensors back after every run hangs on how a process's heap happens to lie, and is a
+    # fifth of torch's time at batch 16: two processes of one session would differ by that.
     keep_freed_memory()
     made: Any = None
     while True:
