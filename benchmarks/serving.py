@@ -1,16 +1,18 @@
 """Measures `alexnet-deploy serve` on loopback against the same session in this process, in alternating rounds.
 
 Each round, for each session: batch 1 in this process and then through the server, of an image that is uploaded (decode,
-preprocess, infer, five classes) and of a tensor in binary (infer alone); then the session's own throughput at the batch
-size that the server makes, and the server's under closed loops of 8, 16 and 32 clients on connections that are kept.
-Clients, Ray's proxy and the session share the machine. What a client's, the proxy's and the replica's processes cost is
-read from /proc, so that throughput is reported as it is and per CPU second of the replica:
+preprocess, infer, five classes) and of a tensor in binary (infer alone); then the session's own throughput at the
+largest batch that the server makes, of tensors and of images that are decoded first, and the server's under closed
+loops of clients on connections that are kept. A session "x2" is two sessions that share the threads (`--instances 2`),
+here on two threads of Python. Clients, Ray's proxy and the session share the machine. What a client's, the proxy's and
+the replica's processes cost is read from /proc, so that throughput is reported as it is and per CPU second of the
+replica:
 
     raw       = served images a second / the session's images a second
     share     = CPU seconds of the replica / (seconds * CPUs)
     corrected = (served images / CPU seconds of the replica) / (images in this process / CPU seconds of this process)
 
-usage: python -m benchmarks.serving [--rounds N] [--seconds S] [--session RUNTIME/PRECISION ...] [--no-record]
+usage: python -m benchmarks.serving [--rounds N] [--seconds S] [--session RUNTIME/PRECISION[xN] ...] [--no-record]
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -56,8 +59,11 @@ from alexnet_deploy.weights import ModelInfo
 from benchmarks.blocks import DOCS, replace_block
 
 RESULT = Path(__file__).parent / "results" / "serving.json"
-SESSIONS = ("onnxruntime-cpu/fp32", "onnxruntime-cpu/int8", "openvino/int8")
-CLIENTS = (8, 16, 32)
+SESSIONS = (
+    "onnxruntime-cpu/fp32", "onnxruntime-cpu/int8", "openvino/int8",
+    "onnxruntime-cpu/fp32x2", "onnxruntime-cpu/int8x2", "openvino/int8x2",
+)  # fmt: skip
+LOADS = (("tensor", 8), ("tensor", 16), ("tensor", 32), ("image", 16), ("image", 32))
 BATCH, SINGLES, WARM_UP = 16, 30, 8
 _NAMES = {"image": "an image of 28x28 (PNG)", "photo": "an image of 500x375 (JPEG)", "tensor": "a tensor (602 kB)"}
 _MARK = "ALEXNET_DEPLOY_BENCHMARK"
@@ -78,9 +84,8 @@ class Samples:
     """What one session took, by what was measured; one list a round."""
 
     singles: dict[str, list[list[float]]] = field(default_factory=dict)
-    offline: list[dict[str, float]] = field(default_factory=list)
-    loads: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
-    photos: list[dict[str, Any]] = field(default_factory=list)
+    offline: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    loads: dict[tuple[str, int], list[dict[str, Any]]] = field(default_factory=dict)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -101,7 +106,7 @@ def main(arguments: Sequence[str]) -> None:
         "what": "alexnet-deploy serve on loopback against the same session in one process, alternating rounds",
         "formulas": {
             "latency_ratio": "p50 served / p50 in process, of the same round",
-            "raw": "served images/s / offline images/s, of the same round",
+            "raw": "served images/s / offline images/s, of the same round; of images, offline decodes too",
             "share": "CPU seconds of the replica / (seconds * cpus)",
             "corrected": "(served images / replica CPU seconds) / (offline images / offline CPU seconds)",
         },
@@ -120,20 +125,27 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _measured(name: str, deployment: Deployment, workdir: Path, rounds: int, seconds: float) -> dict[str, Any]:
-    runtime, precision = name.split("/")
+    runtime, rest = name.split("/")
+    precision, _, copies = rest.partition("x")
+    instances = int(copies or 1)
     graph = deployment.graph(Precision(precision), Target(runtime))
     info = deployment.info
-    spec = SessionSpec(runtime=runtime, precision=Precision(precision), path=graph.path, threads=usable_cpus())
+    threads = usable_cpus() // instances
+    spec = SessionSpec(runtime=runtime, precision=Precision(precision), path=graph.path, threads=threads)
     samples = Samples()
     load = os.getloadavg()[0]
     words = ["--runtime", runtime, "--precision", precision, "--workdir", str(workdir), "--max-batch", str(BATCH)]
-    with open_session(spec) as session, served(words) as server, clients(server.port) as client:
+    with contextlib.ExitStack() as stack:
+        sessions = [stack.enter_context(open_session(spec)) for _ in range(instances)]
+        server = stack.enter_context(served([*words, "--instances", str(instances)]))
+        client = stack.enter_context(clients(server.port))
         for round_ in range(rounds):
-            _round(samples, session, info, server, client, seconds)
+            _round(samples, sessions, info, server, client, seconds)
             print(f"{name}: round {round_ + 1} of {rounds}", file=sys.stderr)
-        overload = _overload(server, client, session)
+        overload = _overload(server, client, sessions[0])
     return {
         "session": name,
+        "instances": instances,
         "lrn": graph.facts.get("lrn"),
         "load_before": round(load, 2),
         **_row(samples),
@@ -141,8 +153,10 @@ def _measured(name: str, deployment: Deployment, workdir: Path, rounds: int, sec
     }
 
 
-def _round(samples: Samples, session: Session, info: ModelInfo, server: Server, client: Client, seconds: float) -> None:
-    data, photo = _shipped_png(), _photo()
+def _round(
+    samples: Samples, sessions: Sequence[Session], info: ModelInfo, server: Server, client: Client, seconds: float
+) -> None:
+    session, data, photo = sessions[0], _shipped_png(), _photo()
     tensor = batch_from_images([image_from_bytes(data, "image")], info.preprocessing)
 
     def whole(body: bytes) -> None:
@@ -159,10 +173,16 @@ def _round(samples: Samples, session: Session, info: ModelInfo, server: Server, 
         found = client.load(call, workers=1, count=SINGLES + WARM_UP)
         assert set(found["statuses"]) == {"200"}, found["statuses"]
         samples.singles.setdefault(f"{name}, served", []).append(found["samples_ms"][WARM_UP:])
-    samples.offline.append(_offline(session, np.repeat(tensor, BATCH, axis=0), seconds))
-    for workers in CLIENTS:
-        samples.loads.setdefault(workers, []).append(_load(server, client, singles["tensor"][1], workers, seconds))
-    samples.photos.append(_load(server, client, singles["image"][1], BATCH, seconds))
+    batch = np.repeat(tensor, BATCH, axis=0)
+
+    def decoded() -> Any:
+        return batch_from_images([image_from_bytes(data, "x") for _ in range(BATCH)], info.preprocessing)
+
+    for name, make in (("tensor", lambda: batch), ("image", decoded)):
+        samples.offline.setdefault(name, []).append(_offline(sessions, make, seconds))
+    for name, workers in LOADS:
+        found = _load(server, client, singles[name][1], workers, seconds)
+        samples.loads.setdefault((name, workers), []).append(found)
 
 
 def _timed(run: Callable[[], object]) -> list[float]:
@@ -174,12 +194,19 @@ def _timed(run: Callable[[], object]) -> list[float]:
     return taken[WARM_UP:]
 
 
-def _offline(session: Session, batch: Any, seconds: float) -> dict[str, float]:
-    session.run(batch)
-    images, cpu, started = 0, time.process_time(), time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        session.run(batch)
-        images += len(batch)
+def _offline(sessions: Sequence[Session], make: Callable[[], Any], seconds: float) -> dict[str, float]:
+    for session in sessions:
+        session.run(make())
+    cpu, started = time.process_time(), time.perf_counter()
+
+    def loop(session: Session) -> int:
+        images = 0
+        while time.perf_counter() - started < seconds:
+            images += len(session.run(make()))
+        return images
+
+    with ThreadPoolExecutor(len(sessions)) as pool:
+        images = sum(pool.map(loop, sessions))
     return {
         "images": images, "seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu,
     }  # fmt: skip
@@ -208,12 +235,14 @@ def _row(samples: Samples) -> dict[str, Any]:
         latency[name] = {
             "in_process_ms": _percentiles(local), "served_ms": _percentiles(remote), "p50_ratio": _spread(ratios),
         }  # fmt: skip
-    rates = [one["images"] / one["seconds"] for one in samples.offline]
-    throughput = {
-        f"tensor, {workers} clients": _throughput(loads, samples.offline) for workers, loads in samples.loads.items()
+    rates = {
+        name: _spread([one["images"] / one["seconds"] for one in rounds]) for name, rounds in samples.offline.items()
     }
-    throughput[f"image, {BATCH} clients"] = _throughput(samples.photos, samples.offline)
-    return {"latency": latency, "offline_images_per_second": _spread(rates), "throughput": throughput}
+    throughput = {
+        f"{name}, {workers} clients": {"offline": name} | _throughput(loads, samples.offline[name])
+        for (name, workers), loads in samples.loads.items()
+    }
+    return {"latency": latency, "offline_images_per_second": rates, "throughput": throughput}
 
 
 def _throughput(loads: list[dict[str, Any]], offline: list[dict[str, float]]) -> dict[str, Any]:
@@ -249,7 +278,8 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def _words(row: dict[str, Any]) -> str:
-    lines = [f"{row['session']}: offline {row['offline_images_per_second']['median']:.1f} images/s"]
+    offline = {name: found["median"] for name, found in row["offline_images_per_second"].items()}
+    lines = [f"{row['session']}: offline {offline} images/s"]
     for name, found in row["latency"].items():
         local, remote = found["in_process_ms"], found["served_ms"]
         lines.append(
@@ -283,16 +313,16 @@ def _table(document: dict[str, Any]) -> str:
             )
     lines += [
         "",
-        f"| session | clients | images/s served (offline, batch {document['batch']}) | p99 | raw | replica's share "
-        "of the CPUs | corrected |",
+        f"| session | clients | images/s served (offline, batch {document['batch']}; of images with decoding) | p99 "
+        "| raw | replica's share of the CPUs | corrected |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in document["rows"]:
         for name, found in row["throughput"].items():
+            served_, offline = found["images_per_second"], row["offline_images_per_second"][found["offline"]]
             lines.append(
-                f"| {row['session']} | {name} | {found['images_per_second']['median']:.0f} "
-                f"({row['offline_images_per_second']['median']:.0f}) | {found['latency_ms']['p99']:.0f} ms "
-                f"| {_words_of(found['raw'])} | {found['replica_share']['median']:.2f} "
+                f"| {row['session']} | {name} | {served_['median']:.0f} ({offline['median']:.0f}) "
+                f"| {found['latency_ms']['p99']:.0f} ms | {_words_of(found['raw'])} | {found['replica_share']['median']:.2f} "
                 f"| {_words_of(found['corrected'])} |"
             )
     lost = sum(row["overload"]["lost"] for row in document["rows"])

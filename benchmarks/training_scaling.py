@@ -1,9 +1,10 @@
 """Images per second of `train` by one and two processes, in turns, and what more GPUs would do on paper.
 
 Every way takes the same steps of the same batches (paper variant, 224 pixels). Each turn runs every way once under
-torchrun, in processes of its own, so that a slower minute of the machine hits all alike.
+torchrun, in processes of its own, so that a slower minute of the machine hits all alike. Where there are two processes
+the exchange of the gradients is timed alone too: their bytes, in buckets as large as DDP's.
 
-usage: python -m benchmarks.training_scaling [TURNS [BATCH]]
+usage: python -m benchmarks.training_scaling [TURNS [BATCH ...]]
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from benchmarks.blocks import DOCS, replace_block
 
 RESULT = Path(__file__).parent / "results" / "training-scaling.json"
 STEPS, WARM_UP_STEPS = 4, 1
+DEFAULT_TURNS, DEFAULT_BATCHES = 3, (16, 64)
+# DDP's default.
+BUCKET_BYTES, EXCHANGES = 25 << 20, 5
 # Processes and threads of each.
 WAYS = {"1 process x 1 thread": (1, 1), "2 processes x 1 thread": (2, 1), "1 process x 2 threads": (1, 2)}
 # On paper. FLOPs of dense BF16 and NVLink (900 GB/s both ways) by NVIDIA's data sheet of the H100 SXM; a 400 Gb/s
@@ -100,28 +104,74 @@ def worker(threads: int, batch: int, output: Path) -> None:
         train(network, data, options, files, ranks=ranks, voice=voice)
         if ranks.first:
             taken = [after - before for before, after in zip(voice.times, voice.times[1:], strict=False)]
-            output.write_text(json.dumps([batch / one for one in taken[WARM_UP_STEPS:]]))
+        exchanged = _exchange_ms(sum(each.numel() for each in network.parameters()))
+        if ranks.first:
+            speeds = [batch / one for one in taken[WARM_UP_STEPS:]]
+            output.write_text(json.dumps({"images_per_second": speeds, "exchange_ms": exchanged}))
 
 
-def one_turn(processes: int, threads: int, batch: int) -> list[float]:
-    """Images per second of each step."""
+def _exchange_ms(values: int) -> list[float]:
+    """Milliseconds of each exchange of so many FP32 gradients; none where there is one process."""
+    import torch
+
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return []
+    buckets = torch.ones(values).split(BUCKET_BYTES // 4)
+    taken = []
+    for _ in range(EXCHANGES):
+        torch.distributed.barrier()
+        started = time.perf_counter()
+        for bucket in buckets:
+            torch.distributed.all_reduce(bucket)
+        taken.append(1e3 * (time.perf_counter() - started))
+    return taken
+
+
+def one_turn(processes: int, threads: int, batch: int) -> tuple[list[float], list[float]]:
+    """Images per second of each step, and milliseconds of each exchange of gradients."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "speeds.json"
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         command = [*torchrun, "-m", "benchmarks.training_scaling", "--worker", str(threads), str(batch), str(output)]
         known = os.environ | {"OMP_NUM_THREADS": str(threads)}
         subprocess.run(command, check=True, capture_output=True, env=known)
-        speeds: list[float] = json.loads(output.read_text())
-    return speeds
+        found = json.loads(output.read_text())
+    return found["images_per_second"], found["exchange_ms"]
 
 
-def main(turns: int, batch: int) -> None:
+def main(turns: int, batches: Sequence[int]) -> None:
     """Runs all the ways in turns and writes medians, spreads and ratios."""
+    load = os.getloadavg()[0]
+    exchanges: list[float] = []
+    rows = [row for batch in batches for row in _rows(turns, batch, exchanges)]
+    document = {
+        "schema": 2,
+        "what": "train, paper variant, 10 classes, 224 pixels, FP32, AdamW; batch: images a step over all processes",
+        "turns": turns,
+        "load_before": round(load, 2),
+        "environment": environment(),
+        "rows": rows,
+        "exchange_ms": {
+            "median": round(statistics.median(exchanges), 1),
+            "min_max": [round(min(exchanges), 1), round(max(exchanges), 1)],
+            "samples": [round(one, 1) for one in exchanges],
+        },
+        "on_paper": [on_paper(gpus, images) for gpus in LINK_BYTES_PER_S for images in (128, 1024)],
+    }
+    write_json(RESULT, document)
+    replace_block(DOCS / "training.md", "training-scaling", "\n" + table(document) + "\n")
+
+
+def _rows(turns: int, batch: int, exchanges: list[float]) -> list[dict[str, Any]]:
     per_turn: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     for turn in range(turns):
         for way, (processes, threads) in WAYS.items():
-            per_turn[way].append(one_turn(processes, threads, batch))
-            print(f"turn {turn + 1}/{turns}  {way}: {statistics.median(per_turn[way][-1]):.1f} images/s", flush=True)
+            speeds, exchanged = one_turn(processes, threads, batch)
+            per_turn[way].append(speeds)
+            exchanges += exchanged
+            print(
+                f"batch {batch}, turn {turn + 1}/{turns}  {way}: {statistics.median(speeds):.1f} images/s", flush=True
+            )
     base = [statistics.median(one) for one in per_turn[next(iter(WAYS))]]
     rows = []
     for way in WAYS:
@@ -129,6 +179,7 @@ def main(turns: int, batch: int) -> None:
         ratios = [statistics.median(one) / alone for one, alone in zip(per_turn[way], base, strict=True)]
         rows.append(
             {
+                "batch": batch,
                 "way": way,
                 "images_per_second_median": round(statistics.median(samples), 2),
                 "images_per_second_min_max": [round(min(samples), 2), round(max(samples), 2)],
@@ -137,30 +188,30 @@ def main(turns: int, batch: int) -> None:
                 "samples": [round(sample, 3) for sample in samples],
             }
         )
-    document = {
-        "schema": 1,
-        "what": f"train, paper variant, 10 classes, 224 pixels, {batch} images a step over all processes, FP32, AdamW",
-        "turns": turns,
-        "shared": "other work ran on the machine at the same time",
-        "environment": environment(),
-        "rows": rows,
-        "on_paper": [on_paper(gpus, images) for gpus in LINK_BYTES_PER_S for images in (128, 1024)],
-    }
-    write_json(RESULT, document)
-    replace_block(DOCS / "training.md", "training-scaling", "\n" + table(rows, turns) + "\n")
+    return rows
 
 
-def table(rows: list[dict[str, Any]], turns: int) -> str:
+def table(document: dict[str, Any]) -> str:
     """The rows in Markdown."""
-    lines = ["| way | images/s, median | min to max | ratio, median | min to max |", "|---|---|---|---|---|"]
-    for row in rows:
+    lines = [
+        "| images a step | way | images/s, median | min to max | ratio, median | min to max |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in document["rows"]:
         speeds, ratios = row["images_per_second_min_max"], row["ratio_min_max"]
         lines.append(
-            f"| {row['way']} | {row['images_per_second_median']} | {speeds[0]} to {speeds[1]} "
+            f"| {row['batch']} | {row['way']} | {row['images_per_second_median']} | {speeds[0]} to {speeds[1]} "
             f"| {row['ratio_median']} | {ratios[0]} to {ratios[1]} |"
         )
+    exchange, machine = document["exchange_ms"], document["environment"]
+    least, most = exchange["min_max"]
     return "\n".join(
-        [*lines, "", f"{turns} turns, on a machine shared with other work: the ratios say more than the speeds."]
+        [
+            *lines,
+            "",
+            f"{document['turns']} turns on {machine['cpu']} ({machine['cpus']} CPUs), load {document['load_before']} "
+            f"before. Exchanging the gradients alone takes {exchange['median']:.0f} ms ({least:.0f} to {most:.0f}).",
+        ]
     )
 
 
@@ -168,4 +219,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         worker(int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
     else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 3, int(sys.argv[2]) if len(sys.argv) > 2 else 64)
+        asked = [int(word) for word in sys.argv[1:]]
+        main(asked[0] if asked else DEFAULT_TURNS, asked[1:] or DEFAULT_BATCHES)

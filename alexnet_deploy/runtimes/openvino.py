@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_deploy.errors import InputError, SessionError
+from alexnet_deploy.machine import usable_cpus
 from alexnet_deploy.optional import require
 from alexnet_deploy.runtimes.session import BF16_HINT, THROUGHPUT, KernelTime, Session, SessionSpec
 from alexnet_deploy.specs import Precision
@@ -135,6 +136,10 @@ def _properties(spec: SessionSpec) -> dict[str, Any]:
         "INFERENCE_NUM_THREADS": spec.threads,
         "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
     }
+    if spec.threads < usable_cpus():
+        # By default OpenVINO binds every session's threads to CPUs, counted from the first: two sessions of one thread
+        # each, in one process or in two, would share one CPU and leave the other idle.
+        properties["ENABLE_CPU_PINNING"] = False
     if spec.profile:
         properties["PERF_COUNT"] = True
     if spec.hint == THROUGHPUT:

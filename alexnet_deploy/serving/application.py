@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -55,18 +55,20 @@ class Application:
     """Answers requests for one model.
 
     Args:
-        session: Open; closed at the end.
+        sessions: Open, and of the same graph; each runs a batch at a time, and is closed at the end.
         model: What clients know of it.
         options: Bounds and places.
         replica: Its number, which its metrics carry.
     """
 
-    def __init__(self, session: Session, model: ServedModel, options: ServeOptions, *, replica: str = "0") -> None:
+    def __init__(
+        self, sessions: Sequence[Session], model: ServedModel, options: ServeOptions, *, replica: str = "0"
+    ) -> None:
         self.model, self.options = model, options
-        self._session, self._registry = session, _registry(model, replica)
+        self._sessions, self._registry = sessions, _registry(model, replica)
         self._batcher = Batcher(
-            session.run, max_batch=options.max_batch, max_queue=options.max_queue, wait_s=options.batch_wait_s,
-            ran=self._ran,
+            *(session.run for session in sessions), max_batch=options.max_batch, max_queue=options.max_queue,
+            wait_s=options.batch_wait_s, ran=self._ran,
         )  # fmt: skip
         # One thread: decoding switches Python's warnings off and on again, which threads do not do side by side.
         self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
@@ -103,10 +105,11 @@ class Application:
         await answer(response, send, head_only=request.method == "HEAD")
 
     def close(self) -> None:
-        """Computes what waits, and frees the session."""
+        """Computes what waits, and frees the sessions."""
         self._batcher.close()
         self._decoder.shutdown()
-        self._session.close()
+        for session in self._sessions:
+            session.close()
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:

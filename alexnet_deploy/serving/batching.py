@@ -37,10 +37,11 @@ class _Waiting:
 
 
 class Batcher:
-    """Runs images of many requests together, on one thread.
+    """Runs images of many requests together, on a thread for each session.
 
     Args:
-        run: `(N, 3, S, S) float32` to `(N, classes) float32`.
+        runs: `(N, 3, S, S) float32` to `(N, classes) float32`; one a session, each of which takes what waits when it is
+            free.
         max_batch: The most images in one run.
         max_queue: Images that may wait.
         wait_s: How long the first of a batch that is not full waits for others.
@@ -49,19 +50,22 @@ class Batcher:
 
     def __init__(
         self,
-        run: Run,
-        *,
+        *runs: Run,
         max_batch: int,
         max_queue: int,
         wait_s: float = 0.0,
         ran: Callable[[int, float], None] = lambda images, seconds: None,
     ) -> None:
-        self._run, self._max_batch, self._max_queue, self._wait_s, self._ran = run, max_batch, max_queue, wait_s, ran
+        self._max_batch, self._max_queue, self._wait_s, self._ran = max_batch, max_queue, wait_s, ran
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._waiting, self._closed = 0, False
-        self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, args=(run,), name=f"batches-{number}", daemon=True)
+            for number, run in enumerate(runs)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -90,22 +94,24 @@ class Batcher:
                 )
             self._queue.append(entry)
             self._waiting += len(images)
-            self._changed.notify()
+            # All of them: the one that is told of it may be waiting for its batch to fill, while another is free.
+            self._changed.notify_all()
         return await entry.future
 
     def close(self) -> None:
-        """Takes no more, computes what waits, and ends the thread."""
+        """Takes no more, computes what waits, and ends the threads."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
-    def _work(self) -> None:
+    def _work(self, run: Run) -> None:
         while batch := self._next():
             images = batch[0].images if len(batch) == 1 else np.concatenate([entry.images for entry in batch])
             started = time.perf_counter()
             try:
-                rows = self._run(images)
+                rows = run(images)
             except Exception as exc:  # whatever it was, those who wait must hear of it
                 for entry in batch:
                     _tell(entry, _fail, exc)

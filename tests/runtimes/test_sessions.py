@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from onnx import helper
 from alexnet_deploy.errors import InputError, RuntimeUnavailableError, SessionError
 from alexnet_deploy.export import lowered
 from alexnet_deploy.graph import write_graph
-from alexnet_deploy.machine import count_gpus
+from alexnet_deploy.machine import count_gpus, usable_cpus
 from alexnet_deploy.optional import tensorrt_version
 from alexnet_deploy.precision.qdq import int8_from_fp32
 from alexnet_deploy.runtimes.open import open_session
@@ -94,6 +95,15 @@ def test_many_threads_get_each_their_own_answers(runtime: str, hint: str | None,
             found = list(pool.map(session.run, parts * 4))
     for index, rows in enumerate(found):
         np.testing.assert_array_equal(rows, alone[index % len(parts)])
+
+
+@pytest.mark.skipif(usable_cpus() == 1, reason="there is one CPU, and nothing to share")
+def test_sessions_of_openvino_that_share_the_cpus_are_not_bound_to_the_same_ones(artifacts: dict[str, Path]) -> None:
+    pytest.importorskip("openvino")
+    spec = SessionSpec(runtime="openvino", precision=Precision.FP32, path=artifacts["openvino"], threads=1)
+    with open_session(spec) as session:
+        request: Any = vars(session)["_request"]
+        assert request.get_compiled_model().get_property("ENABLE_CPU_PINNING") is False
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino"])
