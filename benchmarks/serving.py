@@ -320,9 +320,10 @@ def _table(document: dict[str, Any]) -> str:
     for row in document["rows"]:
         for name, found in row["throughput"].items():
             served_, offline = found["images_per_second"], row["offline_images_per_second"][found["offline"]]
+            share = found["replica_share"]["median"]
             lines.append(
                 f"| {row['session']} | {name} | {served_['median']:.0f} ({offline['median']:.0f}) "
-                f"| {found['latency_ms']['p99']:.0f} ms | {_words_of(found['raw'])} | {found['replica_share']['median']:.2f} "
+                f"| {found['latency_ms']['p99']:.0f} ms | {_words_of(found['raw'])} | {share:.2f} "
                 f"| {_words_of(found['corrected'])} |"
             )
     lost = sum(row["overload"]["lost"] for row in document["rows"])

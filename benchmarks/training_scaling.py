@@ -116,7 +116,7 @@ def _exchange_ms(values: int) -> list[float]:
 
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return []
-    buckets = torch.ones(values).split(BUCKET_BYTES // 4)
+    buckets = torch.split(torch.ones(values), BUCKET_BYTES // 4)
     taken = []
     for _ in range(EXCHANGES):
         torch.distributed.barrier()

@@ -2,7 +2,7 @@
 
 Every turn of a row is divided by what the anchor took around it, so that a machine that is slower today does not read
 as a regression: by a geometric mean of the compute and the memory anchor, weighted by how much of the row's roofline is
-memory, and neither by less than a quarter. The ratio of two benches is estimated over their anchored turns, with the
+memory, and neither by less than a fifth. The ratio of two benches is estimated over their anchored turns, with the
 exact interval of a rank test. Rows of a device are compared without the anchor, which is work for the CPU.
 """
 
@@ -25,8 +25,9 @@ _ANCHORED = {"CPU", "CPUs", "threads", "anchor"}
 _SCOPE = "scope"
 # Of either anchor. Without it, rows of batch 16 were divided by one short measurement of arithmetic alone: of rows that
 # were slowed by a fifth 79 % were caught in all pairs of eleven benches, with it 88 %, at no more false alarms
-# (benchmarks/results/compare-trials.json).
-_LEAST_WEIGHT = 0.25
+# (benchmarks/results/compare-trials.json). More would read a machine that lost a third of its memory's speed alone as
+# beyond the default bound.
+_LEAST_WEIGHT = 0.2
 _EMPTY = ("verdict", "ratio", "ci", "raw_ratio", "accuracy")
 FASTER, SLOWER, SAME, UNSURE, GONE, NEW = "faster", "slower", "same", "unsure", "gone", "new"
 
@@ -215,7 +216,7 @@ def turns_of(row: dict[str, Any], rounds: int) -> NDArray[np.float64]:
 
 def _memory_share(*rows: dict[str, Any]) -> float:
     """Weight of the memory anchor: how much of the rows' limit is memory, of the first that says it, so that both are
-    divided by the same; kept within a quarter and three, since two anchors together are steadier than one of them."""
+    divided by the same; kept within a fifth and four, since two anchors together are steadier than one of them."""
     known = [row["roofline"]["memory_share"] for row in rows if row.get("roofline")]
     return _LEAST_WEIGHT + (1 - 2 * _LEAST_WEIGHT) * (float(known[0]) if known else 0.5)
 

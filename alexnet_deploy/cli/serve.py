@@ -140,12 +140,13 @@ def command(
         )
     if name is not None and not _may_stand_in_a_path(name):
         raise click.BadParameter("letters, digits, '.', '-' and '_' alone.", param_hint="--name")
-    # Before minutes of calibration.
-    require_free_port(host, port)
+    if ray_address is None:
+        # Before minutes of calibration. On a cluster, Serve may listen there already, which is where it is to listen.
+        require_free_port(host, port)
     wanted, where = Precision(precision or "fp32"), runtime or "onnxruntime-cpu"
     deployment = deployment_from(model, variant, workdir, voice)
     if engine is not None:
-        spec, stated = engine_spec(engine, threads=threads, trust=trust)
+        spec, stated = engine_spec(engine.resolve(), threads=threads, trust=trust)
         if stated is not None and model != "shipped":
             raise click.UsageError("--model goes without --engine, whose passport says which model it is.")
         info = stated or deployment.info

@@ -16,7 +16,7 @@ import numpy as np
 
 from alexnet_deploy.data.preprocessing import empty_batch, row_writer
 from alexnet_deploy.data.sources import ImageSource
-from alexnet_deploy.errors import ImageError
+from alexnet_deploy.errors import DataError, ImageError
 from alexnet_deploy.machine import usable_cpus
 from alexnet_deploy.specs import Preprocessing
 
@@ -101,12 +101,16 @@ class _Work:
         return (self._row(position) for position in range(len(self._indices))[part])
 
     def _row(self, position: int) -> ImageError | None:
+        index = int(self._indices[position])
         try:
-            pixels = self._source.image(int(self._indices[position]))
+            pixels = self._source.image(index)
         except ImageError as exc:
             return exc
         mirrored = self._flips is not None and self._flips[position]
-        self._write(self._images[position], pixels[:, ::-1] if mirrored else pixels)
+        try:
+            self._write(self._images[position], pixels[:, ::-1] if mirrored else pixels)
+        except DataError as exc:
+            return ImageError(f"{self._source.name_of(index)}: {exc.problem}", got=exc.got, expected=exc.expected)
         return None
 
     def batch(self, results: Iterable[ImageError | None], skipped: Skipped | None) -> Batch:

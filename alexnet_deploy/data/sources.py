@@ -62,6 +62,10 @@ class ImageSource(ABC):
             ImageError: The image is damaged; the message names its file.
         """
 
+    def name_of(self, index: int) -> str:
+        """What messages call an image."""
+        return f"image {index} of {self.name}"
+
     def content_hash(self, index: int) -> str:
         """SHA-256 of shape and decoded pixels, whatever file they came in."""
         pixels = self.image(index)
@@ -122,6 +126,9 @@ class FolderSource(ImageSource):
     def image(self, index: int) -> NDArray[np.uint8]:
         return read_image(self.paths[index])
 
+    def name_of(self, index: int) -> str:
+        return str(self.paths[index])
+
 
 class _Subset(ImageSource):
     def __init__(self, source: ImageSource, indices: NDArray[np.int64], name: str) -> None:
@@ -130,6 +137,9 @@ class _Subset(ImageSource):
 
     def image(self, index: int) -> NDArray[np.uint8]:
         return self.source.image(int(self.indices[index]))
+
+    def name_of(self, index: int) -> str:
+        return self.source.name_of(int(self.indices[index]))
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

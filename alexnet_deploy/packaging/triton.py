@@ -269,8 +269,8 @@ def _source(path: Path, options: PackageOptions) -> Source:
             expected=f"{ports.classes}",
             remedy="make the artifact again",
         )
-    if any(len(label.splitlines()) > 1 for label in info.labels):
-        raise ArtifactError("a label has more than one line", got="a file of labels has one a line")
+    if any(label.splitlines() != [label] for label in info.labels):
+        raise ArtifactError("a label is empty or ends a line", expected="a line each, as a file of labels has them")
     return Source(path=path, passport=passport, info=info, ports=ports)
 
 

@@ -82,6 +82,7 @@ class EngineSession(Session):
             raise SessionError("the engine does not read images", got=engine.input.row, expected="(3, S, S)")
         channels, height, width = engine.input.row
         self.image_shape = (channels, height, width)
+        self.largest_batch = engine.largest_batch
         most = max(found.most for found in engine.ranges)
         self._buffers = tuple(
             Buffer(self._device, port.row, port.dtype, most) for port in (engine.input, engine.output)

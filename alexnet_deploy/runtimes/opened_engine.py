@@ -91,6 +91,14 @@ class OpenedEngine:
             )
         return min(fitting, key=lambda found: found.most - found.least)
 
+    @property
+    def largest_batch(self) -> int:
+        """Up to which every batch from 1 on has a profile; 0 where 1 has none."""
+        most = 0
+        while any(found.least <= most + 1 <= found.most for found in self.ranges):
+            most = max(found.most for found in self.ranges if found.least <= most + 1)
+        return most
+
     def context(self, profile: BatchRange, stream: int) -> Any:
         """A new execution context for a profile.
 

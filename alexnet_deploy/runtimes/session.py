@@ -79,12 +79,14 @@ class Session(ABC):
         notes: What the user should know of it, in sentences.
         in_flight: Requests that run at once in `run_overlapped`.
         copies: Whether a run copies to and from a device.
+        largest_batch: It takes every batch from 1 to this one, and not the next; None where it takes any.
     """
 
     image_shape: tuple[int, int, int]
     notes: tuple[str, ...] = ()
     in_flight: int = 1
     copies: bool = False
+    largest_batch: int | None = None
 
     @property
     def compute_ms(self) -> float | None:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,39 +56,62 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Node:
+    """What one machine of a cluster gives."""
+
+    cpus: int
+    gpus: int = 0
+
+    def places(self, cpus: int, gpus: int) -> int:
+        """Workers that fit, with so many CPUs and GPUs each."""
+        return min(self.cpus // cpus, self.gpus // gpus if gpus else self.cpus)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cluster:
     """A cluster that this process is connected to.
 
     Attributes:
         options: What was asked for.
-        cpus, gpus: That it has.
-        largest: CPUs of its largest node.
+        nodes: Its machines.
         folder: Where workers put files; None for each node's own.
     """
 
     options: ScaleOptions
-    cpus: int
-    gpus: int
-    largest: int
+    nodes: tuple[Node, ...]
     folder: Path | None = None
 
     def share(self, job: Job) -> Share:
-        """What a job gets.
+        """What a job gets: never more than there is, since a worker for which there is no room is waited for for ever.
 
         Raises:
-            RuntimeUnavailableError: It needs a GPU, and there is none.
+            RuntimeUnavailableError: It needs a GPU or CPU, and there is none.
             InputError: It needs more GPUs than there are.
         """
-        default = self.gpus if job.on_gpu else self.cpus // _CPUS_PER_WORKER
+        gpus = sum(node.gpus for node in self.nodes)
+        nodes = [node for node in self.nodes if node.gpus] if job.on_gpu else self.nodes
+        default = gpus if job.on_gpu else sum(node.cpus for node in nodes) // _CPUS_PER_WORKER
         workers = self.options.workers or max(1, default)
-        if job.on_gpu and not self.gpus:
+        if job.on_gpu and not gpus:
             raise RuntimeUnavailableError("no CUDA device in the Ray cluster")
-        if job.on_gpu and workers > self.gpus:
-            raise InputError("the Ray cluster has too few GPUs", got=f"--workers {workers}", expected=f"{self.gpus}")
-        threads = self.options.threads or max(1, min(self.cpus // workers, self.largest))
-        # A worker on its own is no reason to wait for CPUs that are not there; above one they come whole.
-        cpus = threads if workers * threads <= self.cpus else (self.cpus // workers or self.cpus / workers)
-        return Share(workers=workers, threads=threads, cpus=cpus, gpus=int(job.on_gpu))
+        if not nodes:
+            raise RuntimeUnavailableError("no node of the Ray cluster has a CPU to work on")
+        if job.on_gpu and workers > gpus:
+            raise InputError("the Ray cluster has too few GPUs", got=f"--workers {workers}", expected=f"{gpus}")
+
+        def room(cpus: int) -> bool:
+            return sum(node.places(cpus, int(job.on_gpu)) for node in nodes) >= workers
+
+        most = max((cpus for cpus in range(1, max(node.cpus for node in nodes) + 1) if room(cpus)), default=0)
+        threads = self.options.threads or max(1, most)
+        return Share(
+            workers=workers, threads=threads, cpus=min(threads, most) or _part(nodes, workers), gpus=int(job.on_gpu)
+        )
+
+
+def _part(nodes: Sequence[Node], workers: int) -> float:
+    """Part of a CPU, so that more workers than CPUs have room."""
+    return 1 / -(-workers // sum(node.cpus for node in nodes))
 
 
 @contextlib.contextmanager
@@ -121,9 +144,11 @@ def connected(options: ScaleOptions, voice: Voice) -> Iterator[Cluster]:
                 _start(ray, options, folder, voice)
         yield Cluster(
             options=options,
-            cpus=int(ray.cluster_resources().get("CPU", 1)),
-            gpus=int(ray.cluster_resources().get("GPU", 0)),
-            largest=int(max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])),
+            nodes=tuple(
+                Node(cpus=int(node["Resources"]["CPU"]), gpus=int(node["Resources"].get("GPU", 0)))
+                for node in ray.nodes()
+                if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+            ),
             folder=None if folder is None else folder / "files",
         )
 

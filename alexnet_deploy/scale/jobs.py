@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_deploy.artifacts import passport_path, read_passport
-from alexnet_deploy.data.batches import Skipped, batches
+from alexnet_deploy.data.batches import Skipped, batches, decoding_threads
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import ImageError
 from alexnet_deploy.prediction import best_classes
@@ -140,7 +140,12 @@ class SessionJob(Job):
                 found = [
                     (session.run(batch.images), batch.indices)
                     for batch in batches(
-                        source, BATCH, self.preprocessing, indices=chunk.of(self.indices), skipped=skipped
+                        source,
+                        BATCH,
+                        self.preprocessing,
+                        indices=chunk.of(self.indices),
+                        skipped=skipped,
+                        threads=min(self.spec.threads, decoding_threads(source, self.preprocessing)),
                     )
                 ]
                 return self.answered(

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from alexnet_deploy import __version__
 from alexnet_deploy.data.preprocessing import batch_from_images
@@ -32,7 +32,7 @@ from alexnet_deploy.serving.asgi import (
 from alexnet_deploy.serving.batching import Batcher
 from alexnet_deploy.serving.metrics import CONTENT_TYPE, IMAGES, SECONDS, Registry
 from alexnet_deploy.serving.model import VERSION, ServedModel
-from alexnet_deploy.serving.options import HELD_BODIES, RETRY_SECONDS, ServeOptions
+from alexnet_deploy.serving.options import HELD_BODIES, LISTEN_AFTER_SECONDS, RETRY_SECONDS, ServeOptions
 from alexnet_deploy.serving.page import page_of
 from alexnet_deploy.serving.protocol import BINARY_HEADER, request_from_body, response_from_output
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from alexnet_deploy.runtimes.session import Session
 
 Handler = Callable[[Request], Awaitable[Response]]
+Made = TypeVar("Made")
 _log = logging.getLogger("alexnet_deploy.serving")
 _REQUESTS, _LATENCY = "alexnet_deploy_requests_total", "alexnet_deploy_request_seconds"
 _IN_FLIGHT, _WAITING = "alexnet_deploy_requests_in_flight", "alexnet_deploy_images_waiting"
@@ -70,8 +71,8 @@ class Application:
             *(session.run for session in sessions), max_batch=options.max_batch, max_queue=options.max_queue,
             wait_s=options.batch_wait_s, ran=self._ran,
         )  # fmt: skip
-        # One thread: decoding switches Python's warnings off and on again, which threads do not do side by side.
-        self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
+        # Two at least, so that one large picture does not hold up all others.
+        self._decoder = ThreadPoolExecutor(max_workers=max(2, options.instances), thread_name_prefix="decode")
         self._in_flight, self._held_bytes = 0, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -180,12 +181,12 @@ class Application:
             body = await request.body(self.options.max_body_bytes)
             head = request.header(BINARY_HEADER)
             arguments = (body, head, self.model, self.options.max_batch)
-            if head is None:
-                # Numbers as text take tens of milliseconds, in which nobody else would be answered.
-                asked = await asyncio.get_running_loop().run_in_executor(self._decoder, request_from_body, *arguments)
-            else:
-                asked = request_from_body(*arguments)
-            rows = await self._rows(asked.images)
+            async with self._limit():
+                # Of numbers as text, making an array of them at least does not hold up the others.
+                asked = (
+                    await self._aside(request_from_body, *arguments) if head is None else request_from_body(*arguments)
+                )
+                rows = await self._rows(asked.images, request)
             data, headers = response_from_output(rows, asked, self.model)
             return Response(body=data, headers=headers)
 
@@ -193,8 +194,8 @@ class Application:
         with self._place(request):
             body = await request.body(self.options.max_body_bytes)
             data = upload_from_body(body, request.header("content-type"))
-            images = await asyncio.get_running_loop().run_in_executor(self._decoder, self._decoded, data)
-            rows = await self._rows(images)
+            async with self._limit():
+                rows = await self._rows(await self._aside(self._decoded, data), request)
             classes = [
                 {"label": label, "probability": probability}
                 for label, probability in top_classes(rows[0], self.model.labels)
@@ -207,10 +208,38 @@ class Application:
         except DataError as exc:
             raise RequestError(400, exc.problem, got=exc.got, expected=exc.expected) from exc
 
-    async def _rows(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    async def _aside(self, work: Callable[..., Made], *arguments: Any) -> Made:
+        """Work on a thread of its own, so that others are answered meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoder, work, *arguments)
+
+    async def _rows(self, images: NDArray[np.float32], request: Request) -> NDArray[np.float32]:
+        """What the session makes of them, unless the client goes away meanwhile.
+
+        Raises:
+            GoneError: It has; its images are taken out of the queue.
+        """
+        rows = asyncio.ensure_future(self._batcher.submit(images))
+        gone: asyncio.Future[None] | None = None
+        try:
+            # Listening for the end of a connection costs as much as a small request: only of those that wait.
+            await asyncio.wait([rows], timeout=LISTEN_AFTER_SECONDS)
+            if not rows.done():
+                gone = asyncio.ensure_future(request.gone())
+                await asyncio.wait([rows, gone], return_when=asyncio.FIRST_COMPLETED)
+            if not rows.done():
+                raise GoneError
+            return rows.result()
+        finally:
+            rows.cancel()
+            if gone is not None:
+                gone.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _limit(self) -> AsyncIterator[None]:
+        """How long a request may take once its body is here: waiting for a decoder, and for the session."""
         try:
             async with asyncio.timeout(self.options.request_timeout_s):
-                return await self._batcher.submit(images)
+                yield
         except TimeoutError as exc:
             raise RequestError(
                 503,

@@ -113,6 +113,11 @@ class Request:
             raise RequestError(408, "the body did not come", got=f"{size} bytes in {BODY_SECONDS:g} s") from exc
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    async def gone(self) -> None:
+        """Ends when the client has gone away; the body has been read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
     async def skip(self, most: int) -> None:
         """Reads a body without keeping it: a client that still writes would not see an answer, only a reset.
 
@@ -156,6 +161,8 @@ def upload_from_body(body: bytes, content_type: str | None) -> bytes:
     pieces = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(), _MOST_PARTS)
     if len(pieces) < 3:
         raise RequestError(400, "the form holds no part, or has no end", got=f"{len(body)} bytes", expected="one file")
+    if len(pieces) > _MOST_PARTS:
+        raise RequestError(400, "the form has too many parts", got=f"{_MOST_PARTS} or more", expected="one file")
     for piece in pieces[1:-1]:
         fields, _, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
         if b"filename=" in fields.lower() or b"filename*=" in fields.lower():

@@ -108,20 +108,24 @@ class Batcher:
 
     def _work(self, run: Run) -> None:
         while batch := self._next():
-            images = batch[0].images if len(batch) == 1 else np.concatenate([entry.images for entry in batch])
-            started = time.perf_counter()
             try:
-                rows = run(images)
+                rows = self._rows(run, batch)
             except Exception as exc:  # whatever it was, those who wait must hear of it
                 for entry in batch:
                     _tell(entry, _fail, exc)
                 continue
-            self._ran(len(images), time.perf_counter() - started)
             at = 0
             for entry in batch:
                 part = rows[at : at + len(entry.images)]
                 at += len(entry.images)
                 _tell(entry, _resolve, part)
+
+    def _rows(self, run: Run, batch: list[_Waiting]) -> NDArray[np.float32]:
+        images = batch[0].images if len(batch) == 1 else np.concatenate([entry.images for entry in batch])
+        started = time.perf_counter()
+        rows = run(images)
+        self._ran(len(images), time.perf_counter() - started)
+        return rows
 
     def _next(self) -> list[_Waiting]:
         """The next batch; empty at the end."""

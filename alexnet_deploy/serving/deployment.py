@@ -15,30 +15,38 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from alexnet_deploy.errors import AlexnetDeployError, InputError, ServingError
+from alexnet_deploy.errors import AlexnetDeployError, InputError, ServingError, SessionError
 from alexnet_deploy.interrupts import stoppable
 from alexnet_deploy.optional import require
 from alexnet_deploy.progress import OwnThread, Voice
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.serving.model import ServedModel, model_from_session
-from alexnet_deploy.serving.options import RETRY_SECONDS, SPARE_PLACES, ServeOptions
+from alexnet_deploy.serving.options import BODY_SECONDS, RETRY_SECONDS, SPARE_PLACES, ServeOptions
 from alexnet_deploy.serving.processes import descendants, end
 
 if TYPE_CHECKING:
-    from alexnet_deploy.runtimes.session import SessionSpec
+    from alexnet_deploy.runtimes.session import Session, SessionSpec
     from alexnet_deploy.weights import ModelInfo
 
 _APPLICATION, _DEPLOYMENT = "alexnet-deploy", "model"
 # Bodies of 100 kB and more pass between Ray's processes in shared memory, and are gone when they are read.
 _OBJECT_STORE_BYTES = 256_000_000
 _POLL_SECONDS = 0.1
+# How long a cluster may take until the model is found where it is said to be.
+_PATIENCE_SECONDS = 5.0
 # What of Ray has not ended by itself after this long is killed.
 _END_SECONDS = 5.0
 _ENDED = "requests in flight were finished"
 # The answer of the application is first; Ray's own is for what the application did not answer.
-_RAY_TIMEOUT_AFTER_S = 15.0
+_RAY_TIMEOUT_AFTER_S = BODY_SECONDS + 15.0
+# Of a replica that answers HTTP itself: the application has places for what costs memory or time, and refuses at once;
+# Ray would have requests wait for a place before the application sees them, those for its health too.
+_UNBOUNDED = 100_000
+_UNWATCHED = {b"x-request-disconnect-disabled": b"?1", b"x-request-timeout-seconds": b"0"}
 # Read by Ray's processes when they start. The model runs on a thread of its own already, so that Serve's threads
 # around it only cost switches (docs/serving.md).
 _ENVIRONMENT = {
@@ -80,21 +88,45 @@ def serve(
         SessionError, RuntimeUnavailableError: The session does not open.
         ServingError: Ray or the replicas do not start.
     """
-    require_free_port(options.host, options.port)
+    if options.ray_address is None:
+        require_free_port(options.host, options.port)
     spec = dataclasses.replace(spec, threads=options.threads_of_instance)
     # Here first: what is wrong with the session is said as it is, and not from inside a replica.
     with open_session(spec) as session:
         for note in session.notes:
             voice.warn(note)
         model = model_from_session(session, spec, info, name)
+        options = _within(session, options, voice)
     voice.say("starting Ray Serve")
     with _ray(options):
         _deploy(spec, model, options)
+        if options.ray_address is not None and not _answers(options, model):
+            voice.warn(
+                f"{options.url} does not answer from here: Serve listens on the cluster's nodes, and where it ran "
+                "before, at the address that it was started with"
+            )
         with stoppable(voice.say, "ending: requests in flight are finished first", remedy=_ENDED) as request:
             ready(model)
             while not request:
                 time.sleep(_POLL_SECONDS)
     request.obey()
+
+
+def _within(session: Session, options: ServeOptions, voice: Voice) -> ServeOptions:
+    """Options whose batches the session takes.
+
+    Raises:
+        SessionError: It does not take single images.
+    """
+    most = session.largest_batch
+    if most is None or most >= options.max_batch:
+        return options
+    if not most:
+        raise SessionError(
+            "the engine takes no single image", remedy="build it with a --profile that takes a batch of 1"
+        )
+    voice.warn(f"batches are of up to {most} images and not {options.max_batch}: the engine takes no larger ones")
+    return dataclasses.replace(options, max_batch=most)
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -214,7 +246,7 @@ def _deploy(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Non
     settings: dict[str, Any] = {
         "name": _DEPLOYMENT,
         "num_replicas": options.replicas,
-        "max_ongoing_requests": options.places + SPARE_PLACES,
+        "max_ongoing_requests": _UNBOUNDED if options.direct else options.places + SPARE_PLACES,
         "max_queued_requests": options.places,
         "graceful_shutdown_timeout_s": options.grace_s,
         "graceful_shutdown_wait_loop_s": _POLL_SECONDS,
@@ -230,10 +262,30 @@ def _deploy(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Non
         "request_timeout_s": options.request_timeout_s + _RAY_TIMEOUT_AFTER_S,
     }
     with _as_ours("the replicas do not start"):
+        if _APPLICATION in serve_.status().applications:
+            raise ServingError(
+                "the cluster serves for another alexnet-deploy already, which this one would replace",
+                got=f"the application {_APPLICATION!r}",
+                remedy="end that command first",
+            )
         serve_.start(proxy_location="HeadOnly", http_options=http, logging_config=logs)
         ingress = serve_.ingress(_builder(spec, model, options))()
         deployment = serve_.deployment(**settings)(ingress)
         serve_.run(deployment.bind(), name=_APPLICATION, route_prefix="/", logging_config=logs)
+
+
+def _answers(options: ServeOptions, model: ServedModel) -> bool:
+    """Whether the model is found where clients are told to ask."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    url = urlsplit(options.url)
+    while time.monotonic() < until:
+        connection = HTTPConnection(url.hostname or "", url.port, timeout=_PATIENCE_SECONDS)
+        with contextlib.suppress(OSError, HTTPException), contextlib.closing(connection):
+            connection.request("GET", f"/v2/models/{model.name}/ready")
+            if connection.getresponse().status == 200:
+                return True
+        time.sleep(_POLL_SECONDS)
+    return False
 
 
 def _builder(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Callable[[], Any]:
@@ -246,7 +298,7 @@ def _builder(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Ca
         from alexnet_deploy.serving.application import Application
 
         if options.direct:
-            _share_addresses()
+            _answer_alone()
         context = require("ray.serve", "serve").get_replica_context()
         sessions = [open_session(spec) for _ in range(options.instances)]
         # Runtimes do in their first run what no client should wait for.
@@ -257,17 +309,25 @@ def _builder(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Ca
     return build
 
 
-def _share_addresses() -> None:
-    """Has the replica listen as Serve's proxy does (SO_REUSEADDR).
+def _answer_alone() -> None:
+    """Has a replica that answers HTTP itself listen as Serve's proxy does, and leaves requests to the application.
 
-    Without it, connections that were closed keep the port from whoever listens next for a minute: from a replica that
-    is started anew, and from the next server.
+    Without SO_REUSEADDR, connections that were closed keep the port from whoever listens next for a minute: from a
+    replica that is started anew, and from the next server. And around every request Serve would read the whole body
+    into memory, before the application could refuse it, and set a limit to its time that overtakes the application's.
+    Both are switched off by headers, which any client could send.
     """
     module: Any = require("ray.serve._private.replica", "serve")
     listen = module.start_asgi_http_server
 
-    def shared(*arguments: Any, **named: Any) -> Any:
-        return listen(*arguments, **named | {"enable_so_reuseport": True})
+    def shared(app: Any, *arguments: Any, **named: Any) -> Any:
+        async def unwatched(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                kept = [pair for pair in scope["headers"] if pair[0].lower() not in _UNWATCHED]
+                scope = {**scope, "headers": [*kept, *_UNWATCHED.items()]}
+            await app(scope, receive, send)
+
+        return listen(unwatched, *arguments, **named | {"enable_so_reuseport": True})
 
     module.start_asgi_http_server = shared
 

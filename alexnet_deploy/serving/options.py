@@ -16,6 +16,8 @@ MAX_BINARY_HEAD_BYTES = 65_536
 HELD_BODIES = 4
 # A client that sends a byte now and then keeps a place; one on a slow line sends 64 MB in this time at 2 MB/s.
 BODY_SECONDS = 30.0
+# Whoever waits so long for the session is listened to: one that goes away gives its place to others.
+LISTEN_AFTER_SECONDS = 1.0
 # What a client that is refused for load is told to wait.
 RETRY_SECONDS = 1
 # Places beyond those of inference, so that health and metrics are answered under full load.

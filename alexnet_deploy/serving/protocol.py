@@ -29,6 +29,8 @@ BINARY_HEADER = "Inference-Header-Content-Length"
 JSON_TYPE, BINARY_TYPE = "application/json", "application/octet-stream"
 _FP32_BYTES = 4
 _LONGEST_ID = 256
+# In a request beside those of its numbers: parameters, outputs.
+_OTHER_LISTS = 1000
 # What an error quotes of a request: enough to see what it was, however large it was.
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxlong = 3, 8, 8, 80, 40
@@ -64,6 +66,9 @@ def request_from_body(body: bytes, head_bytes: str | None, model: ServedModel, m
         RequestError: 400; the message says what was wrong.
     """
     head_length = len(body) if head_bytes is None else _head_length(head_bytes, len(body))
+    if head_bytes is not None and not head_length:
+        return _raw_request(body, model, max_batch)
+    _require_few_lists(body[:head_length], model, max_batch)
     document = _object(_parsed(body[:head_length]), "the request")
     entries = document.get("inputs")
     if not isinstance(entries, list) or len(entries) != 1:
@@ -82,11 +87,36 @@ def request_from_body(body: bytes, head_bytes: str | None, model: ServedModel, m
         if len(tail):
             raise _wrong("bytes follow the JSON that no input asks for", f"{len(tail)} bytes", "binary_data_size")
         images = _images_from_list(entry.get("data"), shape)
+    _require_finite(images)
+    binary, classification = _output_asked(document, model)
+    return InferRequest(images=images, id=_id(document), binary=binary, classification=classification)
+
+
+def _raw_request(body: bytes, model: ServedModel, max_batch: int) -> InferRequest:
+    """Triton's raw binary request, without any JSON: the body is the one input, whose length says how many images it
+    has, and the answer is binary too."""
+    size = math.prod(model.image_shape) * _FP32_BYTES
+    count, rest = divmod(len(body), size)
+    if rest or not 1 <= count <= max_batch:
+        raise _wrong("the raw tensor has another size", f"{len(body)} bytes", f"1 to {max_batch} times {size} bytes")
+    images = np.frombuffer(body, "<f4").reshape(count, *model.image_shape).astype(np.float32)
+    _require_finite(images)
+    return InferRequest(images=images, binary=True)
+
+
+def _require_finite(images: NDArray[np.float32]) -> None:
     # They would come back as numbers that JSON does not have.
     if not np.isfinite(images).all():
         raise _wrong("the input holds a number that is not finite", "NaN or infinity", "finite numbers")
-    binary, classification = _output_asked(document, model)
-    return InferRequest(images=images, id=_id(document), binary=binary, classification=classification)
+
+
+def _require_few_lists(head: bytes, model: ServedModel, max_batch: int) -> None:
+    """Empty lists in JSON take twenty times their bytes in memory, and nobody is answered while they are parsed."""
+    channels, height, _ = model.image_shape
+    most = max_batch * (1 + channels * (1 + height)) + _OTHER_LISTS
+    found = head.count(b"[") + head.count(b"{")
+    if found > most:
+        raise _wrong("the JSON has more lists than the largest batch has", f"{found} of '[' and '{{'", f"up to {most}")
 
 
 def response_from_output(

@@ -35,6 +35,8 @@ from alexnet_deploy.variants import layers_from_network
 
 _SECONDS_BETWEEN_SAVES = 300.0
 _STEPS_BETWEEN_LOG_LINES = 10
+# Of damaged images, with the longest paths there are; processes send each other texts of a megabyte at most.
+_NAMES_AT_ONCE = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,8 @@ def train(
             exc.last_good = run.restore_weights()
         raise
     except RankLostError:
-        run.keep()
+        with ranks.undisturbed():
+            run.keep()
         raise
 
 
@@ -238,11 +241,12 @@ class _Run:
         remedy = "everything is kept; the same command with --resume goes on from there"
         with stoppable(self.voice.warn, text, remedy=remedy) as stop, self._track() as track, self._log() as log:
             while self.step < self.total_steps:
-                before, end = self.step, (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch
-                signal = 0
+                end = (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch
+                signal, learnt = 0, False
                 for batch in self.feed.steps(*divmod(self.step, self.steps_per_epoch)):
                     told = self._step(batch, stop)
                     if told.sums[2]:
+                        learnt = True
                         recent.append((told.sums[0] / told.sums[2], told.sums[1] / told.sums[2]))
                         self._report(track, log, recent, time.monotonic() - started, first)
                     signal = self.ranks.signal(stop, told.signal)
@@ -250,10 +254,8 @@ class _Run:
                         self._save()
                     if signal and self.step < end:
                         raise Stopped(signal, remedy)
-                if self.step == before:
+                if not learnt:
                     raise TrainingError("no image of the epoch can be read", remedy="check the data")
-                # Batches in which every image was damaged were passed over.
-                self.step = end
                 signal = self._validate(stop) or signal
                 self._end_epoch(log)
                 signal = self.ranks.signal(stop, signal)
@@ -273,7 +275,8 @@ class _Run:
         # The clock of one process decides for all.
         due = self.ranks.first and time.monotonic() - self.saved > _SECONDS_BETWEEN_SAVES
         told = self.stepper.step(batch, self.step, stop, due)
-        self.step += bool(told.sums[2])
+        # Of a batch in which every image is damaged too: the step says where in the epoch a run goes on.
+        self.step += 1
         return told
 
     @torch.no_grad()
@@ -284,16 +287,17 @@ class _Run:
             return 0
         self.network.eval()
         cut = chunks_of(len(validation), self.ranks.rank, self.ranks.size)
-        own, right, failure = np.arange(len(validation), dtype=np.int64)[cut], 0, None
+        own, right, seen, failure = np.arange(len(validation), dtype=np.int64)[cut], 0, 0, None
         try:
             for batch in batches(validation, CHUNK, self.preprocessing, indices=own, skipped=self.skipped):
                 logits = self.network(torch.from_numpy(batch.images).to(self.device))
                 right += int((logits.argmax(1).cpu().numpy() == batch.labels).sum())
+                seen += len(batch.labels)
         except Exception as exc:  # as above
             failure = exc
-        told = self.ranks.exchange(right, signal=stop.number, failure=failure)
+        told = self.ranks.exchange(right, seen, signal=stop.number, failure=failure)
         self.network.train()
-        self.validation_top1 = told.sums[0] / len(validation)
+        self.validation_top1 = told.sums[0] / told.sums[1] if told.sums[1] else None
         return told.signal
 
     def _end_epoch(self, log: Log) -> None:
@@ -319,10 +323,12 @@ class _Run:
 
     def _all_skipped(self) -> Skipped:
         """The damaged images that any of the processes met."""
-        found = Skipped()
-        for names in self.ranks.gathered(json.dumps(self.skipped.names if self.skipped else [])):
-            for name in json_from_text(names):
-                found.note(name)
+        found, own = Skipped(), self.skipped.names if self.skipped else []
+        rounds = max(int(text) for text in self.ranks.gathered(str(-(-len(own) // _NAMES_AT_ONCE))))
+        for at in range(0, rounds * _NAMES_AT_ONCE, _NAMES_AT_ONCE):
+            for names in self.ranks.gathered(json.dumps(own[at : at + _NAMES_AT_ONCE])):
+                for name in json_from_text(names):
+                    found.note(name)
         return found
 
     def _report(

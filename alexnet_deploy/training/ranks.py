@@ -12,6 +12,7 @@ import json
 import math
 import os
 import signal as signals
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,10 @@ class Ranks:
         """The texts of all processes, in their order."""
         return [text]
 
+    def undisturbed(self) -> contextlib.AbstractContextManager[None]:
+        """Around what must not be cut short after others are gone."""
+        return contextlib.nullcontext()
+
     def let_first_end(self) -> None:
         """This is the first process."""
 
@@ -210,6 +215,18 @@ class Group(Ranks):
         rows = self._all(padded.to(self.device))
         found = [bytes(row[:length].cpu().tolist()) for row, length in zip(rows, lengths, strict=True)]
         return [one.decode(errors="replace") for one in found]
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """While the first process saves: torchrun asks the others to end as soon as one of them is gone, and waits."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signals.signal(signals.SIGTERM, signals.SIG_IGN)
+        try:
+            yield
+        finally:
+            signals.signal(signals.SIGTERM, before)
 
     def let_first_end(self) -> None:
         """Ends after the first process where all have agreed to end.

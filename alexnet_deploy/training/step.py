@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -73,6 +74,8 @@ class Stepper:
         self.optimizer = _optimizer(self.parameters, options, fused=ranks.device.type == "cpu")
         self._pruner = Pruner(network, options.density, total_steps)
         self._model: nn.Module = _Forward(network, options.head_only)
+        # Passes backward until torch's data parallelism has its buckets in the order in which gradients come.
+        self._unsettled = 2 if ranks.size > 1 else 0
 
     def resume(self) -> None:
         """The network and the optimizer are those of a state now."""
@@ -111,6 +114,7 @@ class Stepper:
         if not np.isfinite(mean):
             raise DivergedError(f"the loss is {mean} at step {number}", remedy="lower --learning-rate")
         self.ranks.backward(loss)
+        self._unsettled = max(0, self._unsettled - 1)
         if count != batch.size:
             for parameter in self.parameters:
                 assert parameter.grad is not None
@@ -127,8 +131,9 @@ class Stepper:
             dropout.begin()
         total, right, count, failure = 0.0, 0, 0, None
         loss = torch.zeros(())
+        parts = self._loaded(batch.parts) if self._unsettled else batch.parts
         try:
-            for index, part in enumerate(batch.parts):
+            for index, part in enumerate(parts):
                 last = index == self.accumulate - 1
                 with contextlib.nullcontext() if last else self.ranks.apart(self._model):
                     loss, value, answers = self._loss(part, batch.size)
@@ -138,6 +143,20 @@ class Stepper:
         except Exception as exc:  # the others wait for this process at the exchange, and must hear of it there
             failure = exc
         return loss, self.ranks.exchange(total, right, count, due, signal=stop.number, failure=failure)
+
+    def _loaded(self, parts: Iterable[Part]) -> list[Part]:
+        """The parts, where all processes have theirs.
+
+        When buckets are put in order, processes speak to each other within the pass forward: one that failed to load
+        its images would leave the others waiting there.
+        """
+        found, failure = list[Part](), None
+        try:
+            found.extend(parts)
+        except Exception as exc:  # as above
+            failure = exc
+        self.ranks.exchange(failure=failure)
+        return found
 
     def _loss(self, part: Part, batch: int) -> tuple[Tensor, float, int]:
         """What to run backward, and the sums of losses and of right answers.

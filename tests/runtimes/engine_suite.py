@@ -123,6 +123,12 @@ def test_images_that_lie_anywhere_in_memory_are_taken(rig: Rig) -> None:
         assert_near(session.run(np.asfortranarray(images)), images, rig)
 
 
+@pytest.mark.parametrize(("profiles", "most"), [(ONE, 16), (TWO, 2)])
+def test_a_session_says_up_to_which_batch_it_takes_all(profiles: Profiles, most: int, rig: Rig) -> None:
+    with rig.session(rig.engine(profiles)) as session:
+        assert session.largest_batch == most
+
+
 @pytest.mark.parametrize(("profiles", "batch"), [(ONE, 17), (TWO, 3), (TWO, 17)])
 def test_a_batch_that_no_profile_takes_is_refused(profiles: Profiles, batch: int, rig: Rig) -> None:
     images = np.repeat(shipped_batch(1), batch, axis=0)

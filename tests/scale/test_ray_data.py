@@ -21,7 +21,7 @@ from alexnet_deploy.errors import DataError, InputError, RuntimeUnavailableError
 from alexnet_deploy.runtimes.session import SessionSpec
 from alexnet_deploy.scale.answers import received
 from alexnet_deploy.scale.chunks import Arrays
-from alexnet_deploy.scale.cluster import Cluster
+from alexnet_deploy.scale.cluster import Cluster, Node
 from alexnet_deploy.scale.executor import ExecutorName, LocalExecutor, ScaleOptions
 from alexnet_deploy.scale.images import ImageSet
 from alexnet_deploy.scale.jobs import Evaluate
@@ -103,29 +103,36 @@ def test_nothing_to_do_asks_nobody() -> None:
 
 
 def test_shares_fit_the_cluster(cluster: Cluster) -> None:
-    def share(cpus: int, largest: int, **options: Any) -> tuple[int, int, float]:
-        of = replace(cluster, cpus=cpus, largest=largest, options=ScaleOptions(executor=ExecutorName.RAY, **options))
-        found = of.share(means())
+    def share(*cpus: int, **options: Any) -> tuple[int, int, float]:
+        nodes = tuple(Node(cpus=count) for count in cpus)
+        found = replace(cluster, nodes=nodes, options=ScaleOptions(executor=ExecutorName.RAY, **options)).share(means())
         return found.workers, found.threads, found.cpus
 
-    assert share(16, 16) == (8, 2, 2)
-    assert share(16, 16, workers=2) == (2, 8, 8)
+    assert share(16) == (8, 2, 2)
+    assert share(16, workers=2) == (2, 8, 8)
     # No node has sixteen.
-    assert share(64, 8, workers=4) == (4, 8, 8)
-    assert share(2, 2, workers=2, threads=2) == (2, 2, 1)
-    assert share(2, 2, workers=4) == (4, 1, 0.5)
-    assert share(1, 1) == (1, 1, 1)
+    assert share(*[8] * 8, workers=4) == (4, 8, 8)
+    # Two workers of ten would wait for a second node of ten.
+    assert share(16, 4, workers=2) == (2, 8, 8)
+    assert share(2, workers=2, threads=2) == (2, 2, 1)
+    # Eight CPUs are on no node: a worker on its own takes one node's.
+    assert share(4, 4, workers=1, threads=8) == (1, 8, 4)
+    assert share(2, workers=4) == (4, 1, 0.5)
+    assert share(2, workers=5) == (5, 1, 1 / 3)
+    assert share(1) == (1, 1, 1)
 
 
 def test_a_job_for_a_gpu_asks_for_one(cluster: Cluster) -> None:
     spec = SessionSpec(runtime="onnxruntime-cuda", precision=Precision.FP16, path=Path("x.onnx"), threads=1)
     job = Evaluate(images=SHIPPED, indices=np.arange(3), spec=spec, preprocessing=small_preprocessing())
     with pytest.raises(RuntimeUnavailableError, match="no CUDA device"):
-        replace(cluster, gpus=0).share(job)
-    share = replace(cluster, gpus=2, options=ScaleOptions(executor=ExecutorName.RAY)).share(job)
-    assert (share.workers, share.gpus) == (2, 1)
+        replace(cluster, nodes=(Node(cpus=8),)).share(job)
+    # A head with many CPUs and no GPU is no place for them.
+    nodes = (Node(cpus=64), Node(cpus=8, gpus=2))
+    share = replace(cluster, nodes=nodes, options=ScaleOptions(executor=ExecutorName.RAY)).share(job)
+    assert (share.workers, share.threads, share.cpus, share.gpus) == (2, 4, 4, 1)
     with pytest.raises(InputError, match="too few GPUs"):
-        replace(cluster, gpus=1, options=TWO_WORKERS).share(job)
+        replace(cluster, nodes=(Node(cpus=8, gpus=1),), options=TWO_WORKERS).share(job)
 
 
 def test_a_command_uses_a_cluster_by_its_address(

@@ -55,8 +55,10 @@ async def ask(
     headers: Mapping[str, str] | None = None,
     *,
     ends: bool = True,
+    stays: bool = True,
 ) -> Answer:
-    """One request. A body in parts states no length; without an end the client goes away after them."""
+    """One request. A body in parts states no length; without an end, or where it does not stay, the client goes away
+    after them."""
     whole = isinstance(body, bytes)
     parts = [body] if isinstance(body, bytes) else list(body)
     pairs = {"content-length": str(len(parts[0]))} if whole and method == "POST" else {}
@@ -71,6 +73,8 @@ async def ask(
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
+        if not coming and ends and stays:
+            await asyncio.Event().wait()
         return coming.pop(0) if coming else {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
@@ -200,6 +204,7 @@ BAD_UPLOADS: dict[str, tuple[bytes, dict[str, str], str]] = {
     "a form with a long boundary": (b"x", {"content-type": f"multipart/form-data; boundary={'x' * 71}"}, "no boundary"),
     "a form without an end": (b"--a\r\n\r\nx", {"content-type": "multipart/form-data; boundary=a"}, "no part"),
     "a form without a file": (*form(("", png())), "no file"),
+    "a form of many parts": (*form(*[("", b"x")] * 20, ('; filename="x"', png())), "too many parts"),
     "a form with an empty file": (*form(('; filename="x"', b"")), "cannot be read as an image"),
 }  # fmt: skip
 
@@ -387,6 +392,25 @@ def test_a_client_that_goes_away_leaves_no_place_taken() -> None:
         assert 'alexnet_deploy_requests_in_flight{replica="0"} 0' in text
         assert 'alexnet_deploy_requests_total{replica="0",route="infer",code="499"} 20' in text
         assert (await ask(app, "POST", INFER, *_binary(0))).status == 200
+
+    run_slow(scenario)
+
+
+def test_a_client_that_goes_away_while_it_waits_gives_its_place_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet_deploy.serving.application.LISTEN_AFTER_SECONDS", 0)
+
+    async def scenario(app: Application, session: SlowSession) -> None:
+        first = asyncio.create_task(ask(app, "POST", INFER, *_binary(0)))
+        await asyncio.to_thread(session.entered.acquire)
+        assert (await ask(app, "POST", INFER, *_binary(1), stays=False)).status == 0
+        text = (await ask(app, "GET", "/metrics")).body.decode()
+        assert 'alexnet_deploy_requests_total{replica="0",route="infer",code="499"} 1' in text
+        session.let_all_go()
+        assert (await first).status == 200
+        assert (await ask(app, "POST", INFER, *_binary(2))).status == 200
+        text = (await ask(app, "GET", "/metrics")).body.decode()
+        assert 'alexnet_deploy_batch_images_sum{replica="0"} 2' in text
+        assert 'alexnet_deploy_images_waiting{replica="0"} 0' in text
 
     run_slow(scenario)
 

@@ -42,6 +42,13 @@ def test_binary_tensors_come_to_the_last_bit() -> None:
     assert found.binary and found.images.flags.writeable
 
 
+def test_a_raw_tensor_is_the_whole_body_and_answered_in_binary() -> None:
+    sent = images(3)
+    found = read(sent.tobytes(), "0")
+    np.testing.assert_array_equal(found.images, sent)
+    assert found.binary and found.images.flags.writeable
+
+
 def test_the_whole_body_may_be_json_with_the_header() -> None:
     body = json_body(images())
     np.testing.assert_array_equal(read(body, str(len(body))).images, images())
@@ -74,7 +81,11 @@ WRONG: dict[str, tuple[bytes, str | None, tuple[str, ...]]] = {
     "no JSON": (b"{", None, ("no JSON",)),
     "no UTF-8": (b"\xff\xfe{}", None, ("no JSON",)),
     "NaN": (b'{"inputs": NaN}', None, ("no JSON", "NaN")),
-    "too deep": (b"[" * 100_000, None, ("no JSON", "nested too deeply")),
+    "too deep": (b"[" * 1_050, None, ("no JSON", "nested too deeply")),
+    "many lists": (b'{"inputs": [' + b"[]," * 30_000 + b"[]]}", None, ("more lists than the largest batch", "30003")),
+    "a raw tensor cut short": (images().tobytes()[:-4], "0", ("raw tensor", "764 bytes", "times 768 bytes")),
+    "a raw tensor of nothing": (b"", "0", ("raw tensor", "0 bytes")),
+    "a raw tensor of NaN": (np.full(192, np.nan, np.float32).tobytes(), "0", ("not finite",)),
     "a huge integer": (b'{"inputs": ' + b"9" * 5000 + b"}", None, ("no JSON",)),
     "a list": (b"[]", None, ("the request is no object", "a list")),
     "no inputs": (b"{}", None, ("one input", "nothing")),
