@@ -110,7 +110,10 @@ class _Work:
         try:
             self._write(self._images[position], pixels[:, ::-1] if mirrored else pixels)
         except DataError as exc:
-            return ImageError(f"{self._source.name_of(index)}: {exc.problem}", got=exc.got, expected=exc.expected)
+            # It is sound, and does not go with this preprocessing: that is for the user to decide.
+            raise DataError(
+                f"{self._source.name_of(index)}: {exc.problem}", got=exc.got, expected=exc.expected
+            ) from exc
         return None
 
     def batch(self, results: Iterable[ImageError | None], skipped: Skipped | None) -> Batch:

@@ -291,7 +291,7 @@ def test_an_image_too_narrow_for_its_batch_is_an_error_and_not_a_damaged_one(tmp
     Image.fromarray(np.zeros((1, 60_000), np.uint8)).save(tmp_path / "class" / "x.png")
     with pytest.raises(DataError, match="too narrow") as caught:
         next(batches(FolderSource(tmp_path), 2, Preprocessing(), skipped=Skipped()))
-    assert not isinstance(caught.value, ImageError)
+    assert not isinstance(caught.value, ImageError) and str(tmp_path / "class" / "x.png") in caught.value.problem
 
 
 def test_many_threads_leave_the_filters_of_warnings_as_they_were(tmp_path: Path) -> None:

@@ -49,6 +49,11 @@ def options_of(**changes: Any) -> TrainingOptions:
     return TrainingOptions(**fields)
 
 
+def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order in which an epoch takes its images, as `Feed` draws it."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
 def files_in(folder: Path) -> TrainingFiles:
     return TrainingFiles(state=folder / "run.training-state", log=folder / "run.train.jsonl")
 
@@ -538,6 +543,34 @@ def test_a_damaged_image_that_fills_a_batch_does_not_stop_the_run(bad: int, tmp_
     options = options_of(batch_size=1, epochs=2)
     result = train(small_network(), damaged({bad}, count=3), options, files_in(tmp_path), skip_bad=True)
     assert result.skipped.names
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+def test_a_run_goes_on_where_it_was_after_a_batch_that_was_damaged_as_a_whole(after: int, tmp_path: Path) -> None:
+    options = options_of(batch_size=1, epochs=2)
+    data = damaged({int(epoch_order(options.seed, 0, 6)[1])}, count=6)
+    whole, parts = small_network(), small_network()
+    train(whole, data, options, files_in(tmp_path), skip_bad=True)
+    (tmp_path / "parts").mkdir()
+    files = files_in(tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, data, options, files, skip_bad=True, voice=interrupting_at(after))
+    parts = small_network()
+    train(parts, data, options, files, skip_bad=True, resume=True)
+    assert_same_weights(whole, parts)
+
+
+def test_damaged_images_count_neither_as_right_nor_as_wrong(tmp_path: Path) -> None:
+    found = []
+    images, bad = random_images(30, seed=5), {1, 2, 3, 10, 20}
+    good = images.subset([index for index in range(len(images)) if index not in bad])
+    for name, validation in (("damaged", Damaged(images, bad)), ("good", good)):
+        (tmp_path / name).mkdir()
+        data = TrainingData(train=random_images(24), validation=validation, preprocessing=small_preprocessing())
+        result = train(small_network(), data, options_of(), files_in(tmp_path / name), skip_bad=True)
+        found.append(result.validation_top1)
+    assert found[0] == found[1] is not None
 
 
 # The split
