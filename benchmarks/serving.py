@@ -3,16 +3,15 @@
 Each round, for each session: batch 1 in this process and then through the server, of an image that is uploaded (decode,
 preprocess, infer, five classes) and of a tensor in binary (infer alone); then the session's own throughput at the
 largest batch that the server makes, of tensors and of images that are decoded first, and the server's under closed
-loops of clients on connections that are kept. A session "x2" is two sessions that share the threads (`--instances 2`),
-here on two threads of Python. Clients, Ray's proxy and the session share the machine. What a client's, the proxy's and
-the replica's processes cost is read from /proc, so that throughput is reported as it is and per CPU second of the
-replica:
+loops of clients on connections that are kept. Clients, Ray's proxy and the session share the machine. What a client's,
+the proxy's and the replica's processes cost is read from /proc, so that throughput is reported as it is and per CPU
+second of the replica:
 
     raw       = served images a second / the session's images a second
     share     = CPU seconds of the replica / (seconds * CPUs)
     corrected = (served images / CPU seconds of the replica) / (images in this process / CPU seconds of this process)
 
-usage: python -m benchmarks.serving [--rounds N] [--seconds S] [--session RUNTIME/PRECISION[xN] ...] [--no-record]
+usage: python -m benchmarks.serving [--rounds N] [--seconds S] [--session RUNTIME/PRECISION ...] [--no-record]
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -59,10 +57,7 @@ from alexnet_deploy.weights import ModelInfo
 from benchmarks.blocks import DOCS, replace_block
 
 RESULT = Path(__file__).parent / "results" / "serving.json"
-SESSIONS = (
-    "onnxruntime-cpu/fp32", "onnxruntime-cpu/int8", "openvino/int8",
-    "onnxruntime-cpu/fp32x2", "onnxruntime-cpu/int8x2", "openvino/int8x2",
-)  # fmt: skip
+SESSIONS = ("onnxruntime-cpu/fp32", "onnxruntime-cpu/int8", "openvino/int8")
 LOADS = (("tensor", 8), ("tensor", 16), ("tensor", 32), ("image", 16), ("image", 32))
 BATCH, SINGLES, WARM_UP = 16, 30, 8
 _NAMES = {"image": "an image of 28x28 (PNG)", "photo": "an image of 500x375 (JPEG)", "tensor": "a tensor (602 kB)"}
@@ -125,27 +120,20 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _measured(name: str, deployment: Deployment, workdir: Path, rounds: int, seconds: float) -> dict[str, Any]:
-    runtime, rest = name.split("/")
-    precision, _, copies = rest.partition("x")
-    instances = int(copies or 1)
+    runtime, precision = name.split("/")
     graph = deployment.graph(Precision(precision), Target(runtime))
     info = deployment.info
-    threads = usable_cpus() // instances
-    spec = SessionSpec(runtime=runtime, precision=Precision(precision), path=graph.path, threads=threads)
+    spec = SessionSpec(runtime=runtime, precision=Precision(precision), path=graph.path, threads=usable_cpus())
     samples = Samples()
     load = os.getloadavg()[0]
     words = ["--runtime", runtime, "--precision", precision, "--workdir", str(workdir), "--max-batch", str(BATCH)]
-    with contextlib.ExitStack() as stack:
-        sessions = [stack.enter_context(open_session(spec)) for _ in range(instances)]
-        server = stack.enter_context(served([*words, "--instances", str(instances)]))
-        client = stack.enter_context(clients(server.port))
+    with open_session(spec) as session, served(words) as server, clients(server.port) as client:
         for round_ in range(rounds):
-            _round(samples, sessions, info, server, client, seconds)
+            _round(samples, session, info, server, client, seconds)
             print(f"{name}: round {round_ + 1} of {rounds}", file=sys.stderr)
-        overload = _overload(server, client, sessions[0])
+        overload = _overload(server, client, session)
     return {
         "session": name,
-        "instances": instances,
         "lrn": graph.facts.get("lrn"),
         "load_before": round(load, 2),
         **_row(samples),
@@ -153,10 +141,8 @@ def _measured(name: str, deployment: Deployment, workdir: Path, rounds: int, sec
     }
 
 
-def _round(
-    samples: Samples, sessions: Sequence[Session], info: ModelInfo, server: Server, client: Client, seconds: float
-) -> None:
-    session, data, photo = sessions[0], _shipped_png(), _photo()
+def _round(samples: Samples, session: Session, info: ModelInfo, server: Server, client: Client, seconds: float) -> None:
+    data, photo = _shipped_png(), _photo()
     tensor = batch_from_images([image_from_bytes(data, "image")], info.preprocessing)
 
     def whole(body: bytes) -> None:
@@ -179,7 +165,7 @@ def _round(
         return batch_from_images([image_from_bytes(data, "x") for _ in range(BATCH)], info.preprocessing)
 
     for name, make in (("tensor", lambda: batch), ("image", decoded)):
-        samples.offline.setdefault(name, []).append(_offline(sessions, make, seconds))
+        samples.offline.setdefault(name, []).append(_offline(session, make, seconds))
     for name, workers in LOADS:
         found = _load(server, client, singles[name][1], workers, seconds)
         samples.loads.setdefault((name, workers), []).append(found)
@@ -194,19 +180,11 @@ def _timed(run: Callable[[], object]) -> list[float]:
     return taken[WARM_UP:]
 
 
-def _offline(sessions: Sequence[Session], make: Callable[[], Any], seconds: float) -> dict[str, float]:
-    for session in sessions:
-        session.run(make())
-    cpu, started = time.process_time(), time.perf_counter()
-
-    def loop(session: Session) -> int:
-        images = 0
-        while time.perf_counter() - started < seconds:
-            images += len(session.run(make()))
-        return images
-
-    with ThreadPoolExecutor(len(sessions)) as pool:
-        images = sum(pool.map(loop, sessions))
+def _offline(session: Session, make: Callable[[], Any], seconds: float) -> dict[str, float]:
+    session.run(make())
+    images, cpu, started = 0, time.process_time(), time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        images += len(session.run(make()))
     return {
         "images": images, "seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu,
     }  # fmt: skip

@@ -59,15 +59,7 @@ _LARGEST_BATCH = 1024
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
-    help="Processes that answer, behind Ray Serve's proxy where there are several.",
-)
-@click.option(
-    "--instances",
-    type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
-    help="Batches that a replica runs at once, each with its share of the threads: more images a second under load, "
-    "and a slower answer to a lone request.",
+    help="Sessions, each in a process of its own.",
 )
 @threads_option
 @click.option(
@@ -113,7 +105,7 @@ _LARGEST_BATCH = 1024
 @quiet_option
 def command(
     model: str, variant: str | None, runtime: str | None, precision: str | None, engine: Path | None, trust: bool,
-    name: str | None, host: str, port: int, replicas: int, instances: int, threads: int, max_batch: int,
+    name: str | None, host: str, port: int, replicas: int, threads: int, max_batch: int,
     batch_wait_ms: float, max_queue: int, max_body: float, request_timeout: float, ray_address: str | None,
     as_json: bool, workdir: Path, voice: Voice,
 ) -> None:  # fmt: skip
@@ -132,12 +124,6 @@ def command(
         raise click.UsageError("--trust goes with --engine.")
     if engine is not None and (precision is not None or runtime is not None):
         raise click.UsageError("--precision and --runtime go without --engine, which has its own.")
-    if instances > 1 and engine is not None:
-        raise click.UsageError("--instances is for sessions on the CPU, and goes without --engine.")
-    if instances > threads:
-        raise click.BadParameter(
-            f"{instances} instances need as many --threads, got {threads}.", param_hint="--instances"
-        )
     if name is not None and not _may_stand_in_a_path(name):
         raise click.BadParameter("letters, digits, '.', '-' and '_' alone.", param_hint="--name")
     if ray_address is None:
@@ -159,7 +145,6 @@ def command(
         host=host,
         port=port,
         replicas=replicas,
-        instances=instances,
         threads=threads,
         max_batch=max_batch,
         batch_wait_s=batch_wait_ms / 1e3,

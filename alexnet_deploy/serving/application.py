@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,29 +50,28 @@ _IN_FLIGHT, _WAITING = "alexnet_deploy_requests_in_flight", "alexnet_deploy_imag
 _BATCH, _COMPUTE = "alexnet_deploy_batch_images", "alexnet_deploy_batch_seconds"
 _CPU, _MEMORY, _MODEL = "process_cpu_seconds_total", "process_resident_memory_bytes", "alexnet_deploy_model_info"
 _STATUS_OF_A_FAULT = 500
+_DECODERS = 2
 
 
 class Application:
     """Answers requests for one model.
 
     Args:
-        sessions: Open, and of the same graph; each runs a batch at a time, and is closed at the end.
+        session: Open; closed at the end.
         model: What clients know of it.
         options: Bounds and places.
         replica: Its number, which its metrics carry.
     """
 
-    def __init__(
-        self, sessions: Sequence[Session], model: ServedModel, options: ServeOptions, *, replica: str = "0"
-    ) -> None:
+    def __init__(self, session: Session, model: ServedModel, options: ServeOptions, *, replica: str = "0") -> None:
         self.model, self.options = model, options
-        self._sessions, self._registry = sessions, _registry(model, replica)
+        self._session, self._registry = session, _registry(model, replica)
         self._batcher = Batcher(
-            *(session.run for session in sessions), max_batch=options.max_batch, max_queue=options.max_queue,
-            wait_s=options.batch_wait_s, ran=self._ran,
+            session.run, max_batch=options.max_batch, max_queue=options.max_queue, wait_s=options.batch_wait_s,
+            ran=self._ran,
         )  # fmt: skip
-        # Two at least, so that one large picture does not hold up all others.
-        self._decoder = ThreadPoolExecutor(max_workers=max(2, options.instances), thread_name_prefix="decode")
+        # One large picture does not hold up all others.
+        self._decoder = ThreadPoolExecutor(max_workers=_DECODERS, thread_name_prefix="decode")
         self._in_flight, self._held_bytes = 0, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,11 +105,10 @@ class Application:
         await answer(response, send, head_only=request.method == "HEAD")
 
     def close(self) -> None:
-        """Computes what waits, and frees the sessions."""
+        """Computes what waits, and frees the session."""
         self._batcher.close()
         self._decoder.shutdown()
-        for session in self._sessions:
-            session.close()
+        self._session.close()
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:

@@ -37,11 +37,10 @@ class _Waiting:
 
 
 class Batcher:
-    """Runs images of many requests together, on a thread for each session.
+    """Runs images of many requests together, on one thread.
 
     Args:
-        runs: `(N, 3, S, S) float32` to `(N, classes) float32`; one a session, each of which takes what waits when it is
-            free.
+        run: `(N, 3, S, S) float32` to `(N, classes) float32`.
         max_batch: The most images in one run.
         max_queue: Images that may wait.
         wait_s: How long the first of a batch that is not full waits for others.
@@ -50,22 +49,19 @@ class Batcher:
 
     def __init__(
         self,
-        *runs: Run,
+        run: Run,
+        *,
         max_batch: int,
         max_queue: int,
         wait_s: float = 0.0,
         ran: Callable[[int, float], None] = lambda images, seconds: None,
     ) -> None:
-        self._max_batch, self._max_queue, self._wait_s, self._ran = max_batch, max_queue, wait_s, ran
+        self._run, self._max_batch, self._max_queue, self._wait_s, self._ran = run, max_batch, max_queue, wait_s, ran
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._waiting, self._closed = 0, False
-        self._threads = [
-            threading.Thread(target=self._work, args=(run,), name=f"batches-{number}", daemon=True)
-            for number, run in enumerate(runs)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
+        self._thread.start()
 
     @property
     def waiting(self) -> int:
@@ -94,22 +90,20 @@ class Batcher:
                 )
             self._queue.append(entry)
             self._waiting += len(images)
-            # All of them: the one that is told of it may be waiting for its batch to fill, while another is free.
-            self._changed.notify_all()
+            self._changed.notify()
         return await entry.future
 
     def close(self) -> None:
-        """Takes no more, computes what waits, and ends the threads."""
+        """Takes no more, computes what waits, and ends the thread."""
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+            self._changed.notify()
+        self._thread.join()
 
-    def _work(self, run: Run) -> None:
+    def _work(self) -> None:
         while batch := self._next():
             try:
-                rows = self._rows(run, batch)
+                rows = self._rows(batch)
             except Exception as exc:  # whatever it was, those who wait must hear of it
                 for entry in batch:
                     _tell(entry, _fail, exc)
@@ -120,10 +114,10 @@ class Batcher:
                 at += len(entry.images)
                 _tell(entry, _resolve, part)
 
-    def _rows(self, run: Run, batch: list[_Waiting]) -> NDArray[np.float32]:
+    def _rows(self, batch: list[_Waiting]) -> NDArray[np.float32]:
         images = batch[0].images if len(batch) == 1 else np.concatenate([entry.images for entry in batch])
         started = time.perf_counter()
-        rows = run(images)
+        rows = self._run(images)
         self._ran(len(images), time.perf_counter() - started)
         return rows
 

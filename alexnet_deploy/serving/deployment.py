@@ -90,7 +90,6 @@ def serve(
     """
     if options.ray_address is None:
         require_free_port(options.host, options.port)
-    spec = dataclasses.replace(spec, threads=options.threads_of_instance)
     # Here first: what is wrong with the session is said as it is, and not from inside a replica.
     with open_session(spec) as session:
         for note in session.notes:
@@ -250,7 +249,7 @@ def _deploy(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Non
         "max_queued_requests": options.places,
         "graceful_shutdown_timeout_s": options.grace_s,
         "graceful_shutdown_wait_loop_s": _POLL_SECONDS,
-        "ray_actor_options": {"num_cpus": 1 if options.ray_address is None else options.threads},
+        "ray_actor_options": {"num_cpus": 1 if options.ray_address is None else spec.threads},
     }
     if "backpressure_config" in inspect.signature(serve_.deployment).parameters:
         settings["backpressure_config"] = {"retry_after_s": RETRY_SECONDS}
@@ -300,11 +299,10 @@ def _builder(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Ca
         if options.direct:
             _answer_alone()
         context = require("ray.serve", "serve").get_replica_context()
-        sessions = [open_session(spec) for _ in range(options.instances)]
+        session = open_session(spec)
         # Runtimes do in their first run what no client should wait for.
-        for session in sessions:
-            session.run(np.zeros((1, *session.image_shape), np.float32))
-        return Application(sessions, model, options, replica=context.replica_id.unique_id)
+        session.run(np.zeros((1, *session.image_shape), np.float32))
+        return Application(session, model, options, replica=context.replica_id.unique_id)
 
     return build
 

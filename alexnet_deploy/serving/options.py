@@ -31,9 +31,8 @@ class ServeOptions:
     Attributes:
         host: The address to listen on.
         port: Of HTTP.
-        replicas: Processes with sessions of their own.
-        threads: CPU threads of each replica.
-        instances: Sessions in each replica that run at once, each with its share of the threads.
+        replicas: Sessions, each in a process of its own.
+        threads: CPU threads of each session.
         max_batch: The most images in one run of the session, and in one request.
         batch_wait_s: How long a request may wait for others while the session is free. None of them waits by default: a
             batch is what came while the last one was computed.
@@ -48,7 +47,6 @@ class ServeOptions:
     port: int = 8000
     replicas: int = 1
     threads: int = field(default_factory=usable_cpus)
-    instances: int = 1
     max_batch: int = 16
     batch_wait_s: float = 0.0
     max_queue: int = 64
@@ -69,11 +67,6 @@ class ServeOptions:
         return self.replicas == 1 and self.ray_address is None
 
     @property
-    def threads_of_instance(self) -> int:
-        """CPU threads of each session."""
-        return max(1, self.threads // self.instances)
-
-    @property
     def places(self) -> int:
         """Requests for inference that one replica holds at once."""
-        return self.max_queue + self.instances * self.max_batch
+        return self.max_queue + self.max_batch

@@ -108,7 +108,7 @@ class SlowSession(FakeSession):
 
 def application(session: FakeSession | None = None, **changes: Any) -> Application:
     values: dict[str, Any] = {"max_batch": 4, "max_queue": 4, "max_body_bytes": MAX_BODY, "threads": 1}
-    return Application([session or FakeSession((3, SIDE, SIDE), CLASSES)], model(), ServeOptions(**values | changes))
+    return Application(session or FakeSession((3, SIDE, SIDE), CLASSES), model(), ServeOptions(**values | changes))
 
 
 @pytest.fixture
@@ -427,7 +427,7 @@ def test_metrics_have_the_type_that_prometheus_asks_for(app: Application) -> Non
 
 def test_the_page_carries_everything_and_allows_nothing_else() -> None:
     app = Application(
-        [FakeSession((3, SIDE, SIDE), CLASSES)], model(name='<b>"&', platform="x\u202e"), ServeOptions(threads=1)
+        FakeSession((3, SIDE, SIDE), CLASSES), model(name='<b>"&', platform="x\u202e"), ServeOptions(threads=1)
     )
     answer = asked(app, "GET", "/")
     html, policy = answer.body.decode(), answer.headers["content-security-policy"]
@@ -437,9 +437,9 @@ def test_the_page_carries_everything_and_allows_nothing_else() -> None:
     app.close()
 
 
-def test_the_lifespan_ends_the_sessions() -> None:
-    sessions = [FakeSession((3, SIDE, SIDE), CLASSES) for _ in range(2)]
-    app = Application(sessions, model(), ServeOptions(instances=2, threads=2))
+def test_the_lifespan_ends_the_session() -> None:
+    session = FakeSession((3, SIDE, SIDE), CLASSES)
+    app = application(session)
     coming, sent = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}], []
 
     async def receive() -> dict[str, Any]:
@@ -449,5 +449,4 @@ def test_the_lifespan_ends_the_sessions() -> None:
         sent.append(message["type"])
 
     asyncio.run(app({"type": "lifespan"}, receive, send))
-    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-    assert all(session.closed for session in sessions)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"] and session.closed

@@ -79,31 +79,6 @@ def test_what_comes_during_a_batch_is_the_next_one(gate: Gate) -> None:
     assert sizes == [1, 3, 3]
 
 
-def test_every_session_that_is_free_takes_what_waits() -> None:
-    first, second = Gate(), Gate()
-
-    async def scenario() -> list[list[float]]:
-        batcher = Batcher(first.run, second.run, max_batch=2, max_queue=9)
-        tasks = []
-        for value in (1, 2):
-            tasks.append(asyncio.create_task(batcher.submit(of(value))))
-            # Neither has been let go: the second request is computed beside the first.
-            async with asyncio.timeout(60):
-                while len(first.batches) + len(second.batches) < value:
-                    await asyncio.sleep(0)
-        tasks += [asyncio.create_task(batcher.submit(of(value))) for value in (3, 4, 5)]
-        await waiting(batcher, 3)
-        assert len(first.batches) == len(second.batches) == 1
-        for gate in (first, second):
-            gate.let_all_go()
-        rows = await asyncio.gather(*tasks)
-        await asyncio.to_thread(batcher.close)
-        return [row[:, 0].tolist() for row in rows]
-
-    assert asyncio.run(scenario()) == [[10], [20], [30], [40], [50]]
-    assert sorted(value for gate in (first, second) for batch in gate.batches for value in batch) == [1, 2, 3, 4, 5]
-
-
 def test_a_full_queue_refuses_and_goes_on(gate: Gate) -> None:
     async def scenario() -> None:
         batcher = Batcher(gate.run, max_batch=2, max_queue=3)

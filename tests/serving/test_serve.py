@@ -330,8 +330,6 @@ def test_a_port_in_use_is_said(run: Run, common: list[object]) -> None:
         (("--host", "192.0.2.1"), "cannot be listened on"),
         (("--name", "a/b"), "letters, digits"),
         (("--trust",), "--trust goes with --engine"),
-        (("--instances", "2", "--engine", "x.engine"), "goes without --engine"),
-        (("--instances", "3", "--threads", "2"), "3 instances need as many --threads, got 2"),
         (("--engine", "x.engine", "--precision", "int8"), "--precision and --runtime go without --engine"),
     ],
 )
