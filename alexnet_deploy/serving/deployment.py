@@ -41,6 +41,7 @@ _PATIENCE_SECONDS = 5.0
 # What of Ray has not ended by itself after this long is killed.
 _END_SECONDS = 5.0
 _ENDED = "requests in flight were finished"
+_NO_CLUSTER = "check the address, and set RAY_AUTH_TOKEN where the cluster asks for a token"
 # The answer of the application is first; Ray's own is for what the application did not answer.
 _RAY_TIMEOUT_AFTER_S = BODY_SECONDS + 15.0
 # Of a replica that answers HTTP itself: the application has places for what costs memory or time, and refuses at once;
@@ -203,9 +204,16 @@ def _ray(options: ServeOptions) -> Iterator[None]:
         tempfile.TemporaryDirectory(prefix="ad-ray-", ignore_cleanup_errors=True) as folder,
         contextlib.redirect_stdout(OwnThread(sys.stdout)),
     ):
+        ours = own
         try:
-            with _as_ours("Ray does not start" if own else f"no Ray cluster answers at {options.ray_address}"):
-                ray.init(**(_own_cluster(options, folder) if own else {"address": options.ray_address}), **_QUIET)
+            if own:
+                with _as_ours("Ray does not start"):
+                    ray.init(**_own_cluster(options, folder), **_QUIET)
+            else:
+                with _as_ours(f"no Ray cluster answers at {options.ray_address}", _NO_CLUSTER):
+                    ray.init(address=options.ray_address, **_QUIET)
+                _require_unserved(serve_)
+            ours = True
             # Ray's handler would end its processes before they have answered.
             signal.signal(signal.SIGTERM, terminates)
             yield
@@ -217,11 +225,27 @@ def _ray(options: ServeOptions) -> Iterator[None]:
                 with contextlib.suppress(Exception):
                     if own:
                         serve_.shutdown()
-                    else:
+                    elif ours:
                         serve_.delete(_APPLICATION)
             started = descendants(os.getpid()) if own else set()
             ray.shutdown()
             end(started, _END_SECONDS)
+
+
+def _require_unserved(serve_: Any) -> None:
+    """Another command's model would be replaced, and end with this one.
+
+    Raises:
+        ServingError: The cluster serves already.
+    """
+    with _as_ours("the cluster does not say what it serves"):
+        served = _APPLICATION in serve_.status().applications
+    if served:
+        raise ServingError(
+            "the cluster serves for another alexnet-deploy already, which this one would replace",
+            got=f"the application {_APPLICATION!r}",
+            remedy="end that command first",
+        )
 
 
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
@@ -261,12 +285,6 @@ def _deploy(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Non
         "request_timeout_s": options.request_timeout_s + _RAY_TIMEOUT_AFTER_S,
     }
     with _as_ours("the replicas do not start"):
-        if _APPLICATION in serve_.status().applications:
-            raise ServingError(
-                "the cluster serves for another alexnet-deploy already, which this one would replace",
-                got=f"the application {_APPLICATION!r}",
-                remedy="end that command first",
-            )
         serve_.start(proxy_location="HeadOnly", http_options=http, logging_config=logs)
         ingress = serve_.ingress(_builder(spec, model, options))()
         deployment = serve_.deployment(**settings)(ingress)
@@ -331,7 +349,7 @@ def _answer_alone() -> None:
 
 
 @contextlib.contextmanager
-def _as_ours(problem: str) -> Iterator[None]:
+def _as_ours(problem: str, remedy: str = "try again with less threads or replicas") -> Iterator[None]:
     """Ray's own errors, which have no class in common, as one of ours."""
     try:
         yield
@@ -339,6 +357,4 @@ def _as_ours(problem: str) -> Iterator[None]:
         raise
     except Exception as exc:
         lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-        raise ServingError(
-            problem, got=lines[-1] if lines else type(exc).__name__, remedy="try again with less threads or replicas"
-        ) from exc
+        raise ServingError(problem, got=lines[-1] if lines else type(exc).__name__, remedy=remedy) from exc
