@@ -21,6 +21,7 @@ _MEASURED_PACKAGES = (
 )  # fmt: skip
 # What decides whether INT8 and bf16 are fast on a CPU.
 CPU_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+CPU_INT8_FLAGS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
 _NOTABLE_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 

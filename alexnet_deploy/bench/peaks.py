@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_deploy.bench.worker import Worker
-from alexnet_deploy.machine import CPU_BF16_FLAGS, cpu_flags
+from alexnet_deploy.machine import CPU_BF16_FLAGS, CPU_INT8_FLAGS, cpu_flags
 from alexnet_deploy.specs import Precision
 
 # Another number where the kernels below change.
@@ -150,10 +150,12 @@ class _Meter:
         yield "ONNX Runtime MatMul", float(_SIDE) ** 3, self._onnx_product("MatMul", factor, factor)
 
     def _int8(self) -> Iterator[_Kernel]:
-        import torch
+        if cpu_flags() & CPU_INT8_FLAGS:
+            # Elsewhere it is a plain loop: a minute and a half, and two hundred times as long as ONNX Runtime.
+            import torch
 
-        factor = torch.randint(-127, 128, (_SIDE, _SIDE), dtype=torch.int8)
-        yield "torch._int_mm", float(_SIDE) ** 3, lambda: torch._int_mm(factor, factor)
+            factor = torch.randint(-127, 128, (_SIDE, _SIDE), dtype=torch.int8)
+            yield "torch._int_mm", float(_SIDE) ** 3, lambda: torch._int_mm(factor, factor)
         random = np.random.default_rng(0)
         left = random.integers(0, 256, (_SIDE, _SIDE)).astype(np.uint8)
         right = random.integers(-127, 128, (_SIDE, _SIDE)).astype(np.int8)
