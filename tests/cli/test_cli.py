@@ -274,7 +274,8 @@ def test_bench_measures_and_prints_one_document(run: Run, calibrated: list[objec
     for row in document["rows"]:
         assert set(row) == ROW_KEYS
         assert (row["status"], row["reason"], row["lrn"], row["threads"]) == ("ok", None, "banded", 1)
-        assert len(row["samples_ms"]) == row["latency_ms"]["runs"] == 2
+        # More where a turn of them would be over at once.
+        assert len(row["samples_ms"]) == row["latency_ms"]["runs"] >= 2
         assert row["latency_ms"]["median"] > 0 and row["throughput_ips"] > 0 and row["cold_start_ms"] > 0
         assert row["peak_memory_bytes"] > 40_000_000
         assert 0 <= row["top1"] <= row["top5"] <= 1
