@@ -31,8 +31,8 @@ def print_comparison(document: dict[str, Any], console: Console) -> None:
 def markdown_from_comparison(document: dict[str, Any]) -> str:
     """The same table and lines in Markdown."""
     rows = [_cells(row) for row in document["rows"] if row["verdict"] is not None]
-    table = [_HEAD, ("---",) * len(_HEAD), *rows]
-    text = "\n".join(f"| {' | '.join(escaped(cell) for cell in cells)} |" for cells in table)
+    head, *body = (f"| {' | '.join(escaped(cell) for cell in cells)} |" for cells in (_HEAD, *rows))
+    text = "\n".join([head, "|---" * len(_HEAD) + "|", *body])
     return "\n".join([text, "", *(f"- {escaped(line)}" for line in lines(document))]) + "\n"
 
 

@@ -144,7 +144,12 @@ class Application:
         else:
             key = tuple(parts)
             if key not in get and key not in post:
-                raise RequestError(404, "there is nothing here", got=request.path, expected="/, /v2, /metrics")
+                raise RequestError(
+                    404,
+                    "there is nothing here",
+                    got=request.path,
+                    expected="/, /v1/classify, /v2, /v2/models/NAME, /metrics",
+                )
         allowed = get if request.method in ("GET", "HEAD") else post if request.method == "POST" else {}
         if key in allowed:
             return allowed[key]

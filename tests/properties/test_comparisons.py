@@ -76,7 +76,7 @@ def test_a_bench_compared_with_itself_or_with_a_slower_machine_is_no_regression(
 ) -> None:
     rows = {f"runtime{number}/fp32/1": 10.0 * (number + 1) for number in range(count)}
     old = bench_of(rows, seed=seed)
-    for new in (copy.deepcopy(old), bench_of(rows, seed=seed, machine=machine)):
+    for new in (copy.deepcopy(old), bench_of(rows, seed=seed, machine=machine, memory=machine)):
         found = comparison(old, new, Bounds())
         assert found["regressions"] == []
         assert [row["key"] for row in found["rows"]] == list(rows)
