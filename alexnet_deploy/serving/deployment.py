@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -293,13 +292,19 @@ def _deploy(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Non
 
 def _answers(options: ServeOptions, model: ServedModel) -> bool:
     """Whether the model is found where clients are told to ask."""
-    until = time.monotonic() + _PATIENCE_SECONDS
     url = urlsplit(options.url)
+
+    async def ready() -> bool:
+        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        with contextlib.closing(writer):
+            request = f"GET /v2/models/{model.name}/ready HTTP/1.1\r\nHost: {url.netloc}\r\nConnection: close\r\n\r\n"
+            writer.write(request.encode())
+            return (await reader.readline()).split()[1:2] == [b"200"]
+
+    until = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < until:
-        connection = HTTPConnection(url.hostname or "", url.port, timeout=_PATIENCE_SECONDS)
-        with contextlib.suppress(OSError, HTTPException), contextlib.closing(connection):
-            connection.request("GET", f"/v2/models/{model.name}/ready")
-            if connection.getresponse().status == 200:
+        with contextlib.suppress(OSError, TimeoutError):
+            if asyncio.run(asyncio.wait_for(ready(), _PATIENCE_SECONDS)):
                 return True
         time.sleep(_POLL_SECONDS)
     return False
