@@ -48,17 +48,35 @@ def require(module: str, feature: str) -> ModuleType:
     Raises:
         MissingDependencyError: It is not installed, or cannot be loaded.
     """
-    distribution, extra = _EXTRAS.get(module, (module, "dev"))
     try:
         return importlib.import_module(module)
     except ImportError as exc:
-        missing = not is_installed(module)
-        raise MissingDependencyError(
-            f"{feature} needs the package {distribution}, which "
-            + ("is not installed" if missing else "does not load"),
-            got=None if missing else exc,
-            remedy=f"pip install 'alexnet-deploy[{extra}]'",
-        ) from exc
+        if is_installed(module):
+            raise _needed(module, feature, "does not load", exc) from exc
+        raise _needed(module, feature, "is not installed") from exc
+
+
+def require_installed(module: str, feature: str) -> None:
+    """Checks before long work that `require` will find a module, without importing it.
+
+    Args:
+        module: Its import name, without a dot (a package is imported where its module is looked for).
+        feature: What needs it, for the message.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
+    if not is_installed(module):
+        raise _needed(module, feature, "is not installed")
+
+
+def _needed(module: str, feature: str, wrong: str, got: object = None) -> MissingDependencyError:
+    distribution, extra = _EXTRAS.get(module, (module, "dev"))
+    return MissingDependencyError(
+        f"{feature} needs the package {distribution}, which {wrong}",
+        got=got,
+        remedy=f"pip install 'alexnet-deploy[{extra}]'",
+    )
 
 
 def tensorrt_backend(backend: str, *, ahead: bool = False) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_deploy.data.preprocessing import batch_from_images
-from alexnet_deploy.data.sources import IMAGE_SUFFIXES, read_image
+from alexnet_deploy.data.sources import IMAGE_SUFFIXES, images_below, read_image
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.limits import MAX_LABEL_CHARACTERS, MAX_LABELS_BYTES, bounded_bytes, require_within
 from alexnet_deploy.runtimes.admission import engine_backend, engine_facts
@@ -43,7 +43,7 @@ def image_paths(names: Sequence[str]) -> list[Path]:
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            found = sorted(child for child in path.rglob("*") if child.suffix.lower() in IMAGE_SUFFIXES)
+            found = images_below(path)
             if not found:
                 raise InputError(f"the folder {name} holds no images", expected=", ".join(sorted(IMAGE_SUFFIXES)))
             paths += found

@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_deploy import machine, optional
 from alexnet_deploy.errors import InputError, MissingDependencyError
-from alexnet_deploy.optional import is_installed, require, tensorrt_backend, tensorrt_module
+from alexnet_deploy.optional import is_installed, require, require_installed, tensorrt_backend, tensorrt_module
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import SessionSpec
 from alexnet_deploy.specs import Precision
@@ -70,6 +70,14 @@ def test_a_missing_package_is_named_with_its_extra(
     assert distribution in caught.value.problem and "the feature of this test" in caught.value.problem
     assert caught.value.remedy == f"pip install 'alexnet-deploy[{extra}]'"
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("module", ["ray", "pyarrow"])
+def test_what_will_be_missing_is_said_before_any_work(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_installed(module, "a test")
+    hide(monkeypatch, module)
+    with pytest.raises(MissingDependencyError, match=f"a test needs the package {module}, which is not installed"):
+        require_installed(module, "a test")
 
 
 def test_a_package_that_does_not_load_gives_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,9 +101,9 @@ class EvaluationData:
         return PreprocessedImages(source=self.source(), spec=self.preprocessing, indices=self.indices)
 
 
-def evaluation_source(data: str) -> ImageSource:
-    """The shipped evaluation images, or the test split of a data source."""
-    return shipped_images(Split.EVALUATION) if data == "shipped" else open_data(data, "test")
+def evaluation_source(data: str, *, labelled: bool = True) -> ImageSource:
+    """The shipped evaluation images, or the test split of a data source, as `open_data` opens it."""
+    return shipped_images(Split.EVALUATION) if data == "shipped" else open_data(data, "test", labelled=labelled)
 
 
 @dataclass

@@ -66,7 +66,7 @@ _TIMED = ("batches", "runs", "scope", "details")
     show_default=True,
     help="What a time holds: the device's compute, the copies to and from it, or decoding and preprocessing too.",
 )
-@threads_option
+@threads_option("CPU threads, the same for every row.")
 @click.option(
     "--data",
     metavar="NAME[:FOLDER]|FOLDER",
@@ -94,7 +94,10 @@ _TIMED = ("batches", "runs", "scope", "details")
 @click.option(
     "--target-latency", type=float, metavar="MS", help="Of server: by when 99 % are to be answered.  [default: 15]"
 )
-@output_option("The JSON; the page lies beside it.  [default: WORKDIR/bench.json and WORKDIR/report.html]")
+@output_option(
+    "The JSON; the page lies beside it.  [default: WORKDIR/bench.json and WORKDIR/report.html; of a scenario "
+    "WORKDIR/load.SCENARIO.json]"
+)
 @json_option
 @workdir_option
 @quiet_option

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     metavar="NAME[:FOLDER]|FOLDER",
-    help="Calibration images: the training split of this source.  [default: the shipped images]",
+    help="Calibration images: the training split of this source, or a folder of images without classes.  "
+    "[default: the shipped images]",
 )
 @click.option(
     "--tensorrt-cache",

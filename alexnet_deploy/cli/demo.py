@@ -21,7 +21,7 @@ _DEMO_RUNS, _DEMO_IMAGES = 24, 1000
 
 
 @click.command("demo")
-@threads_option
+@threads_option("CPU threads, the same for every row.")
 @json_option
 @workdir_option
 @quiet_option

@@ -166,15 +166,11 @@ def print_artifact(artifact: Artifact, *, as_json: bool) -> None:
     click.echo(json.dumps(artifact_document(artifact), indent=1) if as_json else printable(artifact.path))
 
 
-def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--threads`: CPU threads, the same for every row."""
+def threads_option(help_text: str) -> Decorator:
+    """`--threads`: CPU threads."""
     return click.option(
-        "--threads",
-        type=click.IntRange(1),
-        default=usable_cpus,
-        show_default="all usable CPUs",
-        help="CPU threads, the same for every row.",
-    )(function)
+        "--threads", type=click.IntRange(1), default=usable_cpus, show_default="all usable CPUs", help=help_text
+    )
 
 
 def batches_from_text(text: str) -> tuple[int, ...]:

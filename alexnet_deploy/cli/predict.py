@@ -37,7 +37,8 @@ _TOP = 5
 @click.option(
     "--data",
     metavar="NAME[:FOLDER]|FOLDER",
-    help="Predict the test split of this source (or `shipped`) instead, and write Parquet.",
+    help="Predict the test split of this source (or `shipped`), or the images of a folder without classes, instead, "
+    "and write Parquet.",
 )
 @model_option
 @variant_option
@@ -60,7 +61,7 @@ _TOP = 5
 @click.option("--top", type=click.IntRange(1), help=f"Of --data: how many classes of an image.  [default: {_TOP}]")
 @click.option("--skip-bad", is_flag=True, help="Of --data: leave out damaged images and count them.")
 @executor_options
-@threads_option
+@threads_option("CPU threads; of ray, those of each worker.")
 @output_option(f"Of --data: the Parquet file.  [default: WORKDIR/{_PARQUET}]")
 @json_option
 @workdir_option
@@ -76,8 +77,11 @@ def command(
 
     With ONNX Runtime on the CPU, or with an engine on the GPU.
     """
+    from alexnet_deploy.pipeline.predictions import images_to_predict, parquet_from_data
     from alexnet_deploy.prediction import engine_spec, image_paths, labels_from_file
     from alexnet_deploy.runtimes.session import SessionSpec
+    from alexnet_deploy.scale.executor import opened_executor
+    from alexnet_deploy.scale.parquet import require_predictions_file
     from alexnet_deploy.specs import Precision, Target
 
     if trust and engine is None:
@@ -89,8 +93,13 @@ def command(
     working = executor(given_threads(context, threads))
     if data is None and (output is not None or top is not None or skip_bad or working.elsewhere):
         raise click.UsageError("--output, --top, --skip-bad and --executor ray go with --data.")
-    wanted = Precision(precision or "fp32")
-    paths = image_paths(images)
+    wanted, path = Precision(precision or "fp32"), output or workdir / _PARQUET
+    # Before minutes of calibration.
+    if data is None:
+        paths = image_paths(images)
+    else:
+        image_set = images_to_predict(data)
+        require_predictions_file(path)
     deployment = deployment_from(model, variant, workdir, voice)
     if engine is not None:
         spec, stated = engine_spec(engine, threads=threads, trust=trust)
@@ -104,13 +113,9 @@ def command(
     if data is None:
         _print_images(spec, info, paths, names, as_json=as_json, voice=voice)
         return
-    from alexnet_deploy.pipeline.predictions import parquet_from_data
-    from alexnet_deploy.scale.executor import opened_executor
-
-    path = output or workdir / _PARQUET
     with opened_executor(working, voice) as executing:
         document = parquet_from_data(
-            path, data, spec, info.preprocessing, names, executing, top=top or _TOP, skip_bad=skip_bad, voice=voice
+            path, image_set, spec, info.preprocessing, names, executing, top=top or _TOP, skip_bad=skip_bad, voice=voice
         )
     click.echo(json.dumps(document, indent=1) if as_json else printable(path))
 

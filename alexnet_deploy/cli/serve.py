@@ -61,7 +61,7 @@ _LARGEST_BATCH = 1024
     show_default=True,
     help="Sessions, each in a process of its own.",
 )
-@threads_option
+@threads_option("CPU threads of each replica.")
 @click.option(
     "--max-batch",
     type=click.IntRange(1, _LARGEST_BATCH),
@@ -114,6 +114,7 @@ def command(
     Speaks the Open Inference Protocol (v2 REST), as Triton's client does; takes images at /v1/classify; shows a page at
     /, and what it counts at /metrics. Prints its address when it is ready.
     """
+    from alexnet_deploy.optional import require_installed
     from alexnet_deploy.prediction import engine_spec
     from alexnet_deploy.runtimes.session import SessionSpec
     from alexnet_deploy.serving.deployment import require_free_port, serve
@@ -126,8 +127,10 @@ def command(
         raise click.UsageError("--precision and --runtime go without --engine, which has its own.")
     if name is not None and not _may_stand_in_a_path(name):
         raise click.BadParameter("letters, digits, '.', '-' and '_' alone.", param_hint="--name")
+    # Before minutes of calibration.
+    require_installed("ray", "serve")
     if ray_address is None:
-        # Before minutes of calibration. On a cluster, Serve may listen there already, which is where it is to listen.
+        # On a cluster, Serve may listen there already, which is where it is to listen.
         require_free_port(host, port)
     wanted, where = Precision(precision or "fp32"), runtime or "onnxruntime-cpu"
     deployment = deployment_from(model, variant, workdir, voice)

@@ -81,7 +81,13 @@ _DEFAULTS, _SPREAD = TrainingOptions(), Spread()
     show_default=True,
     help="Share of the weights of fc6 and fc7 that pruning leaves.",
 )
-@click.option("--validation-share", type=float, default=_DEFAULTS.validation_share, show_default=True)
+@click.option(
+    "--validation-share",
+    type=float,
+    default=_DEFAULTS.validation_share,
+    show_default=True,
+    help="Share of the training split that is held out to watch the run; the test split (val/) is left to bench.",
+)
 @click.option("--precision", type=click.Choice(PRECISIONS), default=_DEFAULTS.precision, show_default=True)
 @click.option("--half", is_flag=True, help="Store the checkpoint in FP16.")
 @click.option("--download", is_flag=True, help="Let torchvision fetch Fashion-MNIST.")

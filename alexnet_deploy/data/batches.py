@@ -18,6 +18,7 @@ from alexnet_deploy.data.preprocessing import empty_batch, row_writer
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import DataError, ImageError
 from alexnet_deploy.machine import usable_cpus
+from alexnet_deploy.progress import Voice
 from alexnet_deploy.specs import Preprocessing
 
 if TYPE_CHECKING:
@@ -57,6 +58,17 @@ class Skipped:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def damaged_text(names: Sequence[str]) -> str:
+    """How many images are damaged, one at least, and which is the first."""
+    return f"{len(names)} damaged images, the first: {names[0]}" if len(names) > 1 else f"a damaged image: {names[0]}"
+
+
+def say_skipped(names: Sequence[str], voice: Voice) -> None:
+    """How many damaged images were left out, where there were any."""
+    if names:
+        voice.warn(f"left out {damaged_text(names)}")
 
 
 def load_batch(

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_deploy.data.sources import ArraySource, FolderSource, ImageSource, read_cifar, read_idx
+from alexnet_deploy.data.sources import (
+    ArraySource,
+    FolderSource,
+    ImageSource,
+    UnlabelledSource,
+    read_cifar,
+    read_idx,
+)
 from alexnet_deploy.errors import DataError, InputError
 
 FASHION_MNIST_CLASSES = (
@@ -41,7 +48,7 @@ _REMEDIES = {
 }
 
 
-def open_data(text: str, split: str, *, download: bool = False) -> ImageSource:
+def open_data(text: str, split: str, *, download: bool = False, labelled: bool = True) -> ImageSource:
     """Opens one split of a data source.
 
     Args:
@@ -49,6 +56,9 @@ def open_data(text: str, split: str, *, download: bool = False) -> ImageSource:
             files, of CIFAR-10 binary batches, or with one folder a class (below `train/` and `val/`, or itself).
         split: `train` or `test`.
         download: Whether torchvision may fetch Fashion-MNIST.
+        labelled: Whether classes matter. Images that lie in a folder itself are of none: a folder of nothing else is
+            opened without classes all the same; beside folders of classes they are left out, with a note. Where
+            classes do not matter, all the images are taken.
 
     Raises:
         InputError: There is no such name or folder.
@@ -64,7 +74,7 @@ def open_data(text: str, split: str, *, download: bool = False) -> ImageSource:
         return _open_idx(folder, split, name or str(folder))
     if any(folder.glob("*_batch*.bin")):
         return _open_cifar(folder, split, name or str(folder))
-    return _open_tree(folder, split, name)
+    return _open_tree(folder, split, name, labelled=labelled)
 
 
 def _folder(name: str, folder_text: str, *, download: bool) -> Path:
@@ -140,10 +150,10 @@ def _open_cifar(folder: Path, split: str, name: str) -> ImageSource:
     return ArraySource(images, labels, CIFAR10_CLASSES, f"{name} {split}")
 
 
-def _open_tree(folder: Path, split: str, name: str) -> ImageSource:
+def _open_tree(folder: Path, split: str, name: str, *, labelled: bool) -> ImageSource:
     for child in _SPLIT_FOLDERS[split]:
         if (folder / child).is_dir():
-            source = FolderSource(folder / child)
+            folder = folder / child
             break
     else:
         other = _SPLIT_FOLDERS["test" if split == "train" else "train"]
@@ -153,7 +163,9 @@ def _open_tree(folder: Path, split: str, name: str) -> ImageSource:
                 got=f"{', '.join(child for child in other if (folder / child).is_dir())}/ only",
                 expected=f"a folder {' or '.join(_SPLIT_FOLDERS[split])}",
             )
-        source = FolderSource(folder)
+    if UnlabelledSource.fits(folder, labelled=labelled):
+        return UnlabelledSource(folder)
+    source = FolderSource(folder)
     if name == "imagenette" or set(source.classes) == set(IMAGENETTE_CLASSES):
         source.classes = tuple(IMAGENETTE_CLASSES.get(c, c) for c in source.classes)
     return source

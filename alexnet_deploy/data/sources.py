@@ -44,9 +44,11 @@ class ImageSource(ABC):
         classes: Names of the classes, by label.
         labels: `(N,) int64`.
         decodes: Whether an image is read and decoded when it is asked for; otherwise it lies in memory.
+        notes: What its user should hear.
     """
 
     decodes: bool = True
+    notes: tuple[str, ...] = ()
     name: str
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
@@ -101,17 +103,33 @@ class ArraySource(ImageSource):
         return pixels
 
 
-class FolderSource(ImageSource):
+class FileSource(ImageSource):
+    """Images that are files below one folder.
+
+    Attributes:
+        paths: By index.
+    """
+
+    paths: list[Path]
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        return read_image(self.paths[index])
+
+    def name_of(self, index: int) -> str:
+        return str(self.paths[index])
+
+
+class FolderSource(FileSource):
     """A tree with one folder a class (ImageNet's layout), the classes in alphabetical order."""
 
     def __init__(self, folder: Path, classes: Sequence[str] | None = None) -> None:
-        found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        found = sorted(child.name for child in _folders(folder))
         self.name = str(folder)
         self.classes = tuple(classes or found)
-        self.paths: list[Path] = []
+        self.paths = []
         labels: list[int] = []
         for label, name in enumerate(self.classes):
-            files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            files = images_below(folder / name)
             self.paths += files
             labels += [label] * len(files)
         if not self.paths:
@@ -122,12 +140,39 @@ class FolderSource(ImageSource):
                 remedy="name the folder whose children are the classes, or one that holds train/ and val/",
             )
         self.labels = np.asarray(labels, np.int64)
+        if loose := sum(1 for _ in _loose(folder)):
+            self.notes = (f"images that lie in {folder} itself are of no class and are left out: {loose}",)
 
-    def image(self, index: int) -> NDArray[np.uint8]:
-        return read_image(self.paths[index])
 
-    def name_of(self, index: int) -> str:
-        return str(self.paths[index])
+class UnlabelledSource(FileSource):
+    """All the images below a folder, of no known class: `classes` is empty and every label -1."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name, self.classes = str(folder), ()
+        # Child by child, as with classes: links to folders are followed here, and not further down.
+        below = (path for child in _folders(folder) for path in images_below(child))
+        self.paths = sorted([*_loose(folder), *below])
+        self.labels = np.full(len(self.paths), -1, np.int64)
+
+    @staticmethod
+    def fits(folder: Path, *, labelled: bool) -> bool:
+        """Whether there are images in the folder itself; where they should be labelled, and nowhere else."""
+        if next(_loose(folder), None) is None:
+            return False
+        return not (labelled and any(images_below(child) for child in _folders(folder)))
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The files below a folder that are called as images are, in order."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    return (child for child in folder.iterdir() if child.is_dir())
+
+
+def _loose(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
 
 
 class _Subset(ImageSource):
@@ -179,7 +224,7 @@ def _decoded(name: str, open_: Callable[[], IO[bytes]]) -> NDArray[np.uint8]:
         raise ImageError(
             f"{name} cannot be read as an image",
             got=_without_address(exc),
-            remedy="replace or remove the file; commands that read data take --skip-bad",
+            remedy="replace or remove the file; where a --data source is read, --skip-bad leaves it out",
         ) from exc
 
 

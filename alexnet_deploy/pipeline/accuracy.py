@@ -15,7 +15,7 @@ from alexnet_deploy.bench.rows import row_of
 from alexnet_deploy.bench.statistics import Accuracy
 from alexnet_deploy.errors import AlexnetDeployError, DataError, SessionError
 from alexnet_deploy.machine import environment
-from alexnet_deploy.pipeline.candidates import candidates_of
+from alexnet_deploy.pipeline.candidates import candidates_of, require_runtimes
 from alexnet_deploy.pipeline.evaluation import EvaluationImages
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.progress import Voice
@@ -54,6 +54,7 @@ def accuracy_document(
     """
     voice = deployment.workspace.voice
     started = time.monotonic()
+    require_runtimes(runtimes)
     images = EvaluationImages(deployment, data or "shipped", options.images, skip_bad=skip_bad, executor=executor)
     candidates = candidates_of(deployment, options, runtimes, precisions)
     images.require_fresh(deployment, candidates)

@@ -17,7 +17,7 @@ from alexnet_deploy.bench.recommend import recommendations
 from alexnet_deploy.bench.rows import session_entry
 from alexnet_deploy.bench.runner import RemoteRunner
 from alexnet_deploy.machine import environment, gpu_name, version_of
-from alexnet_deploy.pipeline.candidates import candidates_of
+from alexnet_deploy.pipeline.candidates import candidates_of, require_runtimes
 from alexnet_deploy.pipeline.costs import Costs, peaks_in_workspace
 from alexnet_deploy.pipeline.evaluation import EvaluationImages
 from alexnet_deploy.pipeline.evidence import confusion, flipped, histograms, passports
@@ -49,6 +49,7 @@ def bench_document(
         InputError: There is no such runtime or data.
     """
     voice = deployment.workspace.voice
+    require_runtimes(runtimes)
     images = EvaluationImages(deployment, data or "shipped", options.images, skip_bad=skip_bad)
     costs = Costs(deployment)
     candidates = candidates_of(deployment, options, runtimes, precisions, costs)

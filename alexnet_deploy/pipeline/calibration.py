@@ -12,7 +12,7 @@ import numpy as np
 
 from alexnet_deploy import __version__
 from alexnet_deploy.artifacts import read_passport
-from alexnet_deploy.data.batches import Skipped, undamaged
+from alexnet_deploy.data.batches import Skipped, damaged_text, say_skipped, undamaged
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import AlexnetDeployError, DataError, ImageError, InputError
@@ -54,7 +54,7 @@ def calibration_set(info: ModelInfo, data: str | None, images: int) -> ImageSet:
             f"the shipped calibration images are not what {info.name} was trained on",
             got="Fashion-MNIST images",
             expected=f"images as it sees them in use ({len(info.labels) or 'unnamed'} classes)",
-            remedy="name them with `alexnet-deploy calibrate --data FOLDER` (one folder a class); the other "
+            remedy="name them with `alexnet-deploy calibrate --data FOLDER` (classes or none); the other "
             "commands use its table; `--data shipped` insists on the shipped images",
         )
     return ImageSet(data=data or SHIPPED, split="train", drawn=images)
@@ -84,11 +84,10 @@ def calibration_images(
     if not len(kept):
         raise DataError(
             f"no image of {source.name} can be read",
-            got=f"{len(skipped)} damaged images, the first: {skipped.names[0]}",
+            got=damaged_text(skipped.names),
             remedy="name other images with --data",
         )
-    if skipped:
-        voice.warn(f"{len(skipped)} damaged images were skipped, the first: {skipped.names[0]}")
+    say_skipped(skipped.names, voice)
     return source.subset(kept, source.name)
 
 

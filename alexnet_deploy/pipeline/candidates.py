@@ -44,6 +44,17 @@ _OFFERED = {
 }
 
 
+def require_runtimes(names: Sequence[str]) -> None:
+    """Checks names before any work.
+
+    Raises:
+        InputError: One of them is no runtime.
+    """
+    unknown = sorted(set(names) - set(RUNTIMES))
+    if unknown:
+        raise InputError(f"no such runtime: {', '.join(unknown)}", expected=", ".join(RUNTIMES))
+
+
 def candidates_of(
     deployment: Deployment,
     options: BenchOptions,
@@ -63,9 +74,7 @@ def candidates_of(
     Raises:
         InputError: There is no such runtime, or none of them holds the precisions.
     """
-    unknown = sorted(set(runtimes) - set(RUNTIMES))
-    if unknown:
-        raise InputError(f"no such runtime: {', '.join(unknown)}", expected=", ".join(RUNTIMES))
+    require_runtimes(runtimes)
     wanted = [name for name in RUNTIMES if (name in runtimes if runtimes else name not in ON_REQUEST)]
     costs = costs or Costs(deployment)
     found = [

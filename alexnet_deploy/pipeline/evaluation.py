@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet_deploy.bench.candidate import Candidate
 from alexnet_deploy.bench.runner import EvaluationData
-from alexnet_deploy.data.batches import Skipped, undamaged
+from alexnet_deploy.data.batches import Skipped, say_skipped, undamaged
 from alexnet_deploy.data.shipped import Split, shipped_hashes
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import DataError
@@ -18,7 +18,7 @@ from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.scale.executor import Executor
 from alexnet_deploy.scale.images import ImageSet, absolute
-from alexnet_deploy.scale.scanning import say_skipped, scanned
+from alexnet_deploy.scale.scanning import scanned
 from alexnet_deploy.specs import QUANTIZED
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class EvaluationImages:
         self._executor = executor
         self.images = ImageSet(data=name if executor is None else absolute(name))
         self.source = self.images.source
+        for note in self.source.notes:
+            voice.warn(note)
         hashes: tuple[str, ...] = ()
         if executor is not None and skip_bad:
             everything = np.arange(len(self.source), dtype=np.int64)
@@ -103,10 +105,15 @@ class EvaluationImages:
 
 
 def _labels(deployment: Deployment, source: ImageSource, labels: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    if deployment.info.labels == source.classes:
+    if source.classes and deployment.info.labels == source.classes:
         return labels
     deployment.workspace.voice.warn(
-        f"the classes of {source.name} are not those of {deployment.info.name}: top-1 and top-5 are left out, "
+        (
+            f"the classes of {source.name} are not those of {deployment.info.name}"
+            if source.classes
+            else f"the images of {source.name} lie in no folders of their classes"
+        )
+        + ": top-1 and top-5 are left out, "
         "agreement with the reference is measured (--data names other images)"
     )
     return None

@@ -15,7 +15,7 @@ from alexnet_deploy.bench.runner import EvaluationData
 from alexnet_deploy.errors import AlexnetDeployError, DataError
 from alexnet_deploy.files import require_writable
 from alexnet_deploy.machine import environment
-from alexnet_deploy.pipeline.candidates import candidates_of
+from alexnet_deploy.pipeline.candidates import candidates_of, require_runtimes
 from alexnet_deploy.pipeline.evaluation import EvaluationImages
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.runtimes.session import THROUGHPUT, SessionSpec
@@ -59,6 +59,7 @@ def scenario_document(
         InputError: There is no such runtime or data.
     """
     loadgen_module()
+    require_runtimes(runtimes)
     found = EvaluationImages(deployment, data or "shipped", images, skip_bad=skip_bad)
     largest = BenchOptions(batches=(options.largest_batch,), threads=threads)
     candidates = [

@@ -118,6 +118,6 @@ class Measured:
         moments = self._moments(table, path, full=options.rounding is WeightRounding.GPTQ)
         key = options, sha256_of(path)
         if key not in self._known:
-            self._known[key] = MeasuredRounding(options, moments)
+            self._known[key] = MeasuredRounding(options, moments, self.workspace.voice)
         found: Rounding = self._known[key]
         return found

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_deploy.data.batches import damaged_text, say_skipped
 from alexnet_deploy.errors import DataError, InputError
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.runtimes.session import SessionSpec
@@ -18,13 +19,27 @@ from alexnet_deploy.scale.executor import Executor
 from alexnet_deploy.scale.images import ImageSet, file_name
 from alexnet_deploy.scale.jobs import Predict
 from alexnet_deploy.scale.parquet import predictions_file
-from alexnet_deploy.scale.scanning import say_skipped
 from alexnet_deploy.specs import Preprocessing
+
+
+def images_to_predict(data: str) -> ImageSet:
+    """The test split of a source, of which nobody needs to know the classes; looks for it.
+
+    Args:
+        data: `shipped`, or as `open_data` takes it.
+
+    Raises:
+        InputError: There is no such source.
+        DataError: It holds no images.
+    """
+    images = ImageSet(data=data, labelled=False).everywhere
+    _ = images.source
+    return images
 
 
 def parquet_from_data(
     output: Path,
-    data: str,
+    images: ImageSet,
     spec: SessionSpec,
     preprocessing: Preprocessing,
     labels: Sequence[str],
@@ -34,11 +49,11 @@ def parquet_from_data(
     skip_bad: bool = False,
     voice: Voice = SILENT,
 ) -> dict[str, Any]:
-    """Predicts every image of a source's test split, and returns what `predict --data --json` prints.
+    """Predicts every image of a set, and returns what `predict --data --json` prints.
 
     Args:
         output: The Parquet file; its rows are in the order of the source.
-        data: `shipped`, or as `open_data` takes it.
+        images: As `images_to_predict` finds them.
         spec: What to run.
         preprocessing: That of the model.
         labels: Names of its classes, or none.
@@ -48,11 +63,10 @@ def parquet_from_data(
         voice: Shows progress, and hears of damaged images.
 
     Raises:
-        InputError: There is no such source, or the labels do not fit the model.
+        InputError: The labels do not fit the model.
         DataError: An image is damaged, or all of them are.
     """
     started = time.monotonic()
-    images = ImageSet(data=data).everywhere
     source = images.source
     job = Predict(
         images=images,
@@ -81,7 +95,7 @@ def parquet_from_data(
         if not writer.rows:
             raise DataError(
                 f"no image of {source.name} can be read",
-                got=f"{len(skipped)} damaged images, the first: {skipped[0]}",
+                got=damaged_text(skipped),
                 remedy="name other images with --data",
             )
         rows = writer.rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from alexnet_deploy.graph import WeightedNode
 from alexnet_deploy.precision.moments import InputMoments
 from alexnet_deploy.precision.weights import IntegerWeights, by_channel, largest_by_channel, rounded, scales
+from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.specs import RoundingOptions, WeightRounding
 
 if TYPE_CHECKING:
@@ -20,13 +22,21 @@ _SHARES = np.linspace(0.5, 1.0, 41)
 # As in the paper: of the mean of the second moments' diagonal, so that what images never show stays harmless.
 _DAMPING = 0.01
 _BLOCK = 128
+# Inputs of a layer from which on GPTQ takes long enough to be watched.
+_WATCHED_INPUTS = 2048
 
 
 class MeasuredRounding:
-    """Rounds the weights of layers whose inputs were measured; each layer once, however often it is asked for."""
+    """Rounds the weights of layers whose inputs were measured; each layer once, however often it is asked for.
 
-    def __init__(self, options: RoundingOptions, moments: dict[str, InputMoments]) -> None:
-        self._options, self._moments = options, moments
+    Args:
+        options: How.
+        moments: What each layer reads.
+        voice: Shows progress where a layer takes long.
+    """
+
+    def __init__(self, options: RoundingOptions, moments: dict[str, InputMoments], voice: Voice = SILENT) -> None:
+        self._options, self._moments, self._voice = options, moments, voice
         self._known: dict[tuple[str, int, bytes], IntegerWeights] = {}
         self._limits: dict[tuple[str, int], NDArray[np.floating]] = {}
 
@@ -43,14 +53,18 @@ class MeasuredRounding:
         scale = scales(self._limits[layer.name, steps], steps, smallest_scale)
         key = layer.name, steps, scale.tobytes()
         if key not in self._known:
-            self._known[key] = self._rounded(layer.weight, scale, steps, found)
+            self._known[key] = self._rounded(layer, scale, steps, found)
         return self._known[key]
 
     def _rounded(
-        self, weight: NDArray[np.floating], scale: NDArray[np.float32], steps: int, found: InputMoments
+        self, layer: WeightedNode, scale: NDArray[np.float32], steps: int, found: InputMoments
     ) -> IntegerWeights:
+        weight = layer.weight
         if self._options.rounding is WeightRounding.GPTQ:
-            integers = gptq(weight, scale, steps, found.second)
+            inputs = found.second.shape[0] * found.second.shape[1]
+            voice = self._voice if inputs >= _WATCHED_INPUTS else SILENT
+            with voice.track(f"round {layer.name}", inputs) as track:
+                integers = gptq(weight, scale, steps, found.second, track.advance)
         else:
             integers = rounded(weight, scale, steps)
         change = None
@@ -90,7 +104,11 @@ def _best_shares(weight: NDArray[np.floating], moments: InputMoments, steps: int
 
 
 def gptq(
-    weight: NDArray[np.floating], scale: NDArray[np.float32], steps: int, second: NDArray[np.float32]
+    weight: NDArray[np.floating],
+    scale: NDArray[np.float32],
+    steps: int,
+    second: NDArray[np.float32],
+    advance: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.int8]:
     """Rounds one input after the other, and lets the inputs that are still to come make up for the error.
 
@@ -104,6 +122,7 @@ def gptq(
         scale: `(channels,)`, or `(channels, blocks)` of equally many inputs each.
         steps: Largest magnitude of an integer.
         second: `(groups, inputs, inputs)`.
+        advance: Hears how many inputs are done since it heard last.
     """
     import torch
 
@@ -112,12 +131,15 @@ def gptq(
     flat = torch.tensor(weight, dtype=torch.float32).reshape(groups, channels // groups, -1)
     by_group = torch.from_numpy(scale).reshape(groups, channels // groups, -1)
     integers = [
-        _gptq_of_group(flat[group], by_group[group], steps, torch.from_numpy(second[group])) for group in range(groups)
+        _gptq_of_group(flat[group], by_group[group], steps, torch.from_numpy(second[group]), advance)
+        for group in range(groups)
     ]
     return torch.cat(integers).to(torch.int8).numpy().reshape(weight.shape)
 
 
-def _gptq_of_group(weight: torch.Tensor, scale: torch.Tensor, steps: int, second: torch.Tensor) -> torch.Tensor:
+def _gptq_of_group(
+    weight: torch.Tensor, scale: torch.Tensor, steps: int, second: torch.Tensor, advance: Callable[[int], None]
+) -> torch.Tensor:
     import torch
 
     order = torch.argsort(second.diagonal(), descending=True, stable=True)
@@ -138,6 +160,7 @@ def _gptq_of_group(weight: torch.Tensor, scale: torch.Tensor, steps: int, second
             left[row:end].addr_(factor[row, row:end], error, alpha=-1)
             errors[row - start] = error
         left[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
+        advance(end - start)
     restored = torch.empty_like(integers)
     restored[order] = integers
     return restored.T

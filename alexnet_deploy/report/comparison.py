@@ -55,8 +55,8 @@ def lines(document: dict[str, Any]) -> list[str]:
     return [
         *found,
         f"{verdict} in {len(compared)} rows that ran in both (bounds: {slower:g} % slower at "
-        f"{100 * bounds['confidence']:g} % confidence, {drop:g} points of accuracy); {unsure} too noisy to be "
-        "called the same",
+        f"{100 * bounds['confidence']:g} % confidence, {drop:g} points of accuracy)"
+        + (f"; {unsure} too noisy to be called the same: measure again, or with more --runs" if unsure else ""),
     ]
 
 

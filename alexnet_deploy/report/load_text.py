@@ -116,7 +116,9 @@ def _latencies(row: dict[str, Any], names: tuple[str, ...]) -> list[str]:
 
 
 def _rest(row: dict[str, Any]) -> list[str]:
-    return [str(row["queries"]), percent(row["accuracy"]["top1"]), "VALID" if row["valid"] else "INVALID"]
+    accuracy = row["accuracy"]
+    top1 = "" if accuracy["top1"] is None else f"{percent(accuracy['top1'])} of {accuracy['answers']}"
+    return [str(row["queries"]), top1, "VALID" if row["valid"] else "INVALID"]
 
 
 def _line(cells: list[str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from alexnet_deploy.bench.runner import evaluation_source
 from alexnet_deploy.data.catalog import NAMES, open_data
 from alexnet_deploy.data.shipped import Split, shipped_images
-from alexnet_deploy.data.sources import FolderSource, ImageSource
+from alexnet_deploy.data.sources import FileSource, ImageSource
 from alexnet_deploy.errors import DataError, InputError
 
 SHIPPED = "shipped"
@@ -26,11 +26,13 @@ class ImageSet:
         data: `shipped`, or as `open_data` takes it.
         split: `train`, of which calibration images are drawn, or `test`.
         drawn: How many are drawn from a training split.
+        labelled: Whether the classes of a test split matter; to calibration they do not.
     """
 
     data: str
     split: str = "test"
     drawn: int = 0
+    labelled: bool = True
 
     @cached_property
     def source(self) -> ImageSource:
@@ -40,7 +42,9 @@ class ImageSet:
             InputError: There is no such source.
             DataError: It holds no images.
         """
-        return evaluation_source(self.data) if self.split == "test" else calibration_source(self.data, self.drawn)
+        if self.split == "train":
+            return calibration_source(self.data, self.drawn)
+        return evaluation_source(self.data, labelled=self.labelled)
 
     @property
     def everywhere(self) -> ImageSet:
@@ -67,11 +71,13 @@ class ImageSet:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the images, which may be in memory."""
-        return {"data": self.data, "split": self.split, "drawn": self.drawn}
+        return {"data": self.data, "split": self.split, "drawn": self.drawn, "labelled": self.labelled}
 
 
 def calibration_source(data: str, images: int) -> ImageSource:
     """So many images at most: the first of the shipped ones, or some drawn from a source's training split.
+
+    Of a folder without classes they are drawn as of one with them.
 
     Raises:
         InputError: There is no such source.
@@ -80,7 +86,7 @@ def calibration_source(data: str, images: int) -> ImageSource:
     if data == SHIPPED:
         source: ImageSource = shipped_images(Split.CALIBRATION)
         return source.subset(range(min(images, len(source))), source.name)
-    everything = open_data(data, "train")
+    everything = open_data(data, "train", labelled=False)
     order = np.random.default_rng(0).permutation(len(everything))
     return everything.subset(sorted(order[:images]), everything.name)
 
@@ -96,7 +102,7 @@ def absolute(data: str) -> str:
 
 def file_name(source: ImageSource, index: int) -> str | None:
     """Of an image, below the folder of its source; None where images are no files of their own."""
-    if not isinstance(source, FolderSource):
+    if not isinstance(source, FileSource):
         return None
     path = source.paths[index]
     return path.relative_to(source.name).as_posix() if path.is_relative_to(source.name) else path.as_posix()

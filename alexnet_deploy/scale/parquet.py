@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.files import atomic_path, cannot_write
-from alexnet_deploy.optional import require
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.files import atomic_path, cannot_write, require_writable
+from alexnet_deploy.optional import require, require_installed
 
 FEATURE = "writing Parquet"
 # Of a row group: they are kept in memory until there are so many, whoever computes them, so that the file is the same.
 _ROWS = 8192
+_SUFFIXES = (".parquet", ".pq")
 
 
 @dataclass
@@ -52,6 +54,25 @@ class PredictionsWriter:
             pyarrow: Any = require("pyarrow", FEATURE)
             self._writer.write_table(pyarrow.Table.from_pylist(self._waiting, schema=self._writer.schema))
             self._waiting.clear()
+
+
+def require_predictions_file(path: Path) -> None:
+    """Checks before any work that predictions can be written there.
+
+    Raises:
+        InputError: The name is not that of a Parquet file.
+        MissingDependencyError: pyarrow is not installed.
+        ArtifactError: The folder cannot be written to.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise InputError(
+            "predictions are written as Parquet",
+            got=f"the name {path.name}",
+            expected=f"one that ends in {' or '.join(_SUFFIXES)}",
+            remedy="for CSV or JSON convert the file afterwards, with pandas, Polars or DuckDB, say",
+        )
+    require_installed("pyarrow", FEATURE)
+    require_writable(path.parent)
 
 
 @contextlib.contextmanager

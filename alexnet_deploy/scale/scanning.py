@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from alexnet_deploy.data.batches import damaged_text, say_skipped
 from alexnet_deploy.errors import DataError
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.scale.answers import unpacked
@@ -74,13 +75,7 @@ def scanned(
     if not kept:
         raise DataError(
             f"no image of {images.source.name} can be read",
-            got=f"{len(damaged)} damaged images, the first: {damaged[0]}",
+            got=damaged_text(damaged),
             remedy="name other images with --data",
         )
     return Scanned(kept=np.asarray(kept, np.int64), hashes=tuple(hashes), damaged=tuple(damaged))
-
-
-def say_skipped(damaged: list[str], voice: Voice) -> None:
-    """How many damaged images were left out, where there were any."""
-    if damaged:
-        voice.warn(f"{len(damaged)} damaged images were skipped, the first: {damaged[0]}")

@@ -143,10 +143,10 @@ class Request:
 
 
 def upload_from_body(body: bytes, content_type: str | None) -> bytes:
-    """The uploaded file: the first one of a form, or else the body itself.
+    """The uploaded file: that of a form, or else the body itself.
 
     Raises:
-        RequestError: 400; the form cannot be read, or holds no file.
+        RequestError: 400; the form cannot be read, or does not hold one file.
     """
     head = Message()
     head["content-type"] = (content_type or "").replace("\r", " ").replace("\n", " ")
@@ -163,11 +163,16 @@ def upload_from_body(body: bytes, content_type: str | None) -> bytes:
         raise RequestError(400, "the form holds no part, or has no end", got=f"{len(body)} bytes", expected="one file")
     if len(pieces) > _MOST_PARTS:
         raise RequestError(400, "the form has too many parts", got=f"{_MOST_PARTS} or more", expected="one file")
+    files = []
     for piece in pieces[1:-1]:
         fields, _, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
         if b"filename=" in fields.lower() or b"filename*=" in fields.lower():
-            return content
-    raise RequestError(400, "the form holds no file", got=f"{len(pieces) - 2} fields", expected="one file")
+            files.append(content)
+    if not files:
+        raise RequestError(400, "the form holds no file", got=f"{len(pieces) - 2} fields", expected="one file")
+    if len(files) > 1:
+        raise RequestError(400, "the form holds several files", got=f"{len(files)}", expected="one file a request")
+    return files[0]
 
 
 async def answer(response: Response, send: Send, *, head_only: bool = False) -> None:

@@ -82,7 +82,8 @@ def request_from_body(body: bytes, head_bytes: str | None, model: ServedModel, m
     if size is not None:
         if "data" in entry:
             raise _wrong("the input has its numbers twice", "data and binary_data_size", "one of them")
-        images = _images_from_bytes(tail, size, shape, head_bytes is not None)
+        _require_binary_size(tail, size, shape, head_bytes is not None)
+        images = _images_from_bytes(tail, shape)
     else:
         if len(tail):
             raise _wrong("bytes follow the JSON that no input asks for", f"{len(tail)} bytes", "binary_data_size")
@@ -99,7 +100,7 @@ def _raw_request(body: bytes, model: ServedModel, max_batch: int) -> InferReques
     count, rest = divmod(len(body), size)
     if rest or not 1 <= count <= max_batch:
         raise _wrong("the raw tensor has another size", f"{len(body)} bytes", f"1 to {max_batch} times {size} bytes")
-    images = np.frombuffer(body, "<f4").reshape(count, *model.image_shape).astype(np.float32)
+    images = _images_from_bytes(body, (count, *model.image_shape))
     _require_finite(images)
     return InferRequest(images=images, binary=True)
 
@@ -202,7 +203,7 @@ def _binary_size(entry: Mapping[str, Any]) -> int | None:
     return size
 
 
-def _images_from_bytes(tail: memoryview, size: int, shape: tuple[int, ...], has_header: bool) -> NDArray[np.float32]:
+def _require_binary_size(tail: memoryview, size: int, shape: tuple[int, ...], has_header: bool) -> None:
     if not has_header:
         raise _wrong(f"binary_data_size needs the header {BINARY_HEADER}", "none", "the length of the JSON")
     expected = math.prod(shape) * _FP32_BYTES
@@ -212,8 +213,11 @@ def _images_from_bytes(tail: memoryview, size: int, shape: tuple[int, ...], has_
             f"binary_data_size {size}, and {len(tail)} bytes after the JSON",
             f"{expected} bytes",
         )
+
+
+def _images_from_bytes(data: bytes | memoryview, shape: tuple[int, ...]) -> NDArray[np.float32]:
     # As little-endian, which the extension asks for; aligned and writable, which a slice of a body need not be.
-    return np.frombuffer(tail, "<f4").reshape(shape).astype(np.float32)
+    return np.frombuffer(data, "<f4").reshape(shape).astype(np.float32)
 
 
 def _images_from_list(data: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:

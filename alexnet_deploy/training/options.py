@@ -66,7 +66,7 @@ class TrainingOptions:
         ]
         for fine, name, got, expected in checks:
             if not fine:
-                raise InputError(f"training cannot use that {name}", got=got, expected=expected)
+                raise InputError(f"training cannot use this value of {name}", got=got, expected=expected)
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -96,13 +96,13 @@ class Spread:
 
     def __post_init__(self) -> None:
         checks = [
-            (1 <= self.accumulate <= 65_536, "number of parts", self.accumulate, "1 to 65,536"),
-            (self.threads is None or 1 <= self.threads <= 4096, "number of threads", self.threads, "1 to 4,096"),
-            (1 <= self.timeout_s <= 86_400, "timeout", self.timeout_s, "1 second to a day"),
+            (1 <= self.accumulate <= 65_536, "--accumulate", self.accumulate, "1 to 65,536"),
+            (self.threads is None or 1 <= self.threads <= 4096, "--threads", self.threads, "1 to 4,096"),
+            (1 <= self.timeout_s <= 86_400, "--rank-timeout", self.timeout_s, "1 second to a day"),
         ]
         for fine, name, got, expected in checks:
             if not fine:
-                raise InputError(f"training cannot use that {name}", got=got, expected=expected)
+                raise InputError(f"training cannot use this value of {name}", got=got, expected=expected)
 
 
 def learning_rate_at(step: int, total_steps: int, options: TrainingOptions) -> float:

@@ -116,7 +116,7 @@ def test_nothing_sound_is_said_to_be_nothing() -> None:
     (found,) = recommendations([row_of("a/int4/1", 3, flips=LOSING)], [1], "this CPU")
     assert found["key"] is None and "nothing can be recommended" in found["sentence"]
     (found,) = recommendations([row_of("a/int4/1", 3) | {"status": "failed"}], [1], "this CPU")
-    assert found["front"] == [] and found["key"] is None
+    assert found["front"] == [] and found["key"] is None and found["sentence"].endswith("no row ran.")
 
 
 @pytest.mark.parametrize(

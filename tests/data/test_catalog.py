@@ -17,7 +17,7 @@ from alexnet_deploy.data.catalog import (
     NAMES,
     open_data,
 )
-from alexnet_deploy.data.sources import ArraySource, FolderSource
+from alexnet_deploy.data.sources import ArraySource, FolderSource, UnlabelledSource
 from alexnet_deploy.errors import DataError, InputError
 
 
@@ -103,6 +103,43 @@ def test_a_folder_of_classes_is_opened_for_either_split(split: str, tmp_path: Pa
     source = open_data(str(write_tree(tmp_path / "set")), split)
     assert len(source) == 4
     assert source.classes == ("ant", "bee")
+
+
+def write_images(folder: Path, *names: str) -> Path:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 9, 3), number, np.uint8)).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_folder_of_images_alone_is_opened_without_classes(split: str, labelled: bool, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "set", "b.png", "a.jpg", "c.PNG")
+    (folder / "empty").mkdir()
+    (folder / "notes.txt").write_text("x")
+    source = open_data(str(folder), split, labelled=labelled)
+    assert isinstance(source, UnlabelledSource) and source.classes == ()
+    assert [path.name for path in source.paths] == ["a.jpg", "b.png", "c.PNG"]
+    assert source.labels.tolist() == [-1, -1, -1] and source.notes == ()
+    assert source.image(1)[0, 0].tolist() == [0, 0, 0] and source.name_of(1) == str(folder / "b.png")
+
+
+def test_images_of_no_class_are_left_out_with_a_note_where_classes_matter(tmp_path: Path) -> None:
+    folder = write_images(write_tree(tmp_path / "set" / "val").parent, "val/montage.png", "val/bee/deep/x.png")
+    linked = write_images(tmp_path / "elsewhere", "y.png")
+    (folder / "val" / "cat").symlink_to(linked)
+    source = open_data(str(folder), "test")
+    assert source.classes == ("ant", "bee", "cat") and len(source) == 6
+    assert [note.rpartition(": ")[2] for note in source.notes] == ["1"] and "left out" in source.notes[0]
+    everything = open_data(str(folder), "test", labelled=False)
+    assert isinstance(everything, UnlabelledSource) and everything.notes == ()
+    assert {path.relative_to(folder / "val").as_posix() for path in everything.paths} == {
+        "ant/0.png", "ant/1.png", "bee/0.png", "bee/1.png", "bee/deep/x.png", "cat/y.png", "montage.png",
+    }  # fmt: skip
+    (folder / "val" / "montage.png").unlink()
+    # The classes cost nothing, and bring the same order.
+    assert open_data(str(folder), "test", labelled=False).classes == ("ant", "bee", "cat")
 
 
 @pytest.mark.parametrize(("there", "asked"), [("train", "test"), ("val", "train"), ("test", "train")])

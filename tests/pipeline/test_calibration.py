@@ -140,7 +140,7 @@ def test_damaged_images_are_left_out_and_said(folder: Path) -> None:
     stream = io.StringIO()
     source = calibration_images(INFO, str(folder), 100, skip_bad=True, voice=Voice(quiet=True, stream=stream))
     assert hashes(source) == hashes(images(6))
-    assert "2 damaged images were skipped" in stream.getvalue() and "cut.png" in stream.getvalue()
+    assert "left out 2 damaged images" in stream.getvalue() and "cut.png" in stream.getvalue()
 
 
 def test_nothing_is_said_where_no_image_is_damaged(folder: Path) -> None:

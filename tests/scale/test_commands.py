@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from alexnet_deploy import optional
 from alexnet_deploy.data.catalog import FASHION_MNIST_CLASSES
 from alexnet_deploy.data.sources import FolderSource
 from alexnet_deploy.scale import parquet
@@ -48,6 +49,29 @@ def test_predictions_are_those_of_single_images(run: Run, common: list[object], 
         np.testing.assert_allclose(row["probabilities"], [share for _, share in said["classes"]], rtol=1e-4)
 
 
+def test_images_of_no_class_are_predicted_calibrated_on_and_compared(
+    run: Run, common: list[object], pictures: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    paths = FolderSource(pictures).paths[::40]
+    for number, path in enumerate(paths):
+        (folder / f"{number}.png").symlink_to(path)
+    output = tmp_path / "flat.parquet"
+    assert run("predict", "--data", folder, *common, "--output", output).code == 0
+    assert [row["file"] for row in rows_of(output)] == [f"{number}.png" for number in range(5)]
+    whole = tmp_path / "whole.parquet"
+    assert run("predict", "--data", pictures, *common, "--output", whole).code == 0
+    assert [row["classes"] for row in rows_of(output)] == [row["classes"] for row in rows_of(whole)[::40]]
+    table = run("calibrate", "--data", folder, "--images", 4, *common, "--output", tmp_path / "t.json", "--json")
+    assert table.code == 0, table.err
+    bench = run("bench", "--accuracy-only", "--data", folder, "--precision", "fp32", *common, "--json")
+    assert bench.document["data"] == {"name": str(folder), "images": 5, "skipped": 0, "labelled": False}
+    ran = [row for row in bench.document["rows"] if row["status"] == "ok"]
+    assert ran and all(row["top1"] is None and row["agreement"] == 1 for row in ran)
+    assert "lie in no folders of their classes" in bench.err
+
+
 def test_ray_writes_the_same_predictions_with_damaged_images_and_without(
     run: Run, common: list[object], cluster: Cluster, damaged: Path, tmp_path: Path
 ) -> None:
@@ -57,7 +81,7 @@ def test_ray_writes_the_same_predictions_with_damaged_images_and_without(
     other = run(*arguments, "--output", there, "--skip-bad", "--json", *RAY)
     assert here.read_bytes() == there.read_bytes()
     assert one.document["data"] == other.document["data"] == {"name": str(damaged), "images": 200, "skipped": 2}
-    assert one.err == other.err and "2 damaged images were skipped" in one.err
+    assert one.err == other.err and "left out 2 damaged images" in one.err
     assert other.document["executor"]["workers"] == 2
     assert [len(row["classes"]) for row in rows_of(here)] == [3] * 200
     refused = [run(*arguments, "--output", tmp_path / "no.parquet", *how) for how in ([], RAY)]
@@ -85,7 +109,7 @@ def test_ray_calibrates_to_the_same_table(
     one, other = run(*arguments, "--output", here), run(*arguments, "--output", there, *RAY)
     assert (one.code, other.code) == (0, 0), other.err
     assert here.read_bytes() == there.read_bytes()
-    assert "2 damaged images were skipped" in other.err and one.err == other.err
+    assert "left out 2 damaged images" in other.err and one.err == other.err
     # Who counted is no part of what was asked for.
     assert run(*arguments, "--output", there, "--json").document["reused"]
 
@@ -133,6 +157,28 @@ def test_accuracy_alone_is_shown_as_a_table(run: Run, common: list[object]) -> N
 )
 def test_what_does_not_go_together_is_refused(run: Run, arguments: list[str], words: list[str]) -> None:
     assert_refused(run(*arguments), 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["predict", "--data", "nowhere"], 2, ["no data source or folder"]),
+        (["predict", "--data", "shipped", "--output", "x.csv"], 2, ["x.csv", ".parquet"]),
+        (["predict", "nowhere.png"], 2, ["no image"]),
+        (["bench", "--runtime", "cuda"], 2, ["no such runtime: cuda", "onnxruntime-cuda"]),
+        (["bench", "--accuracy-only", "--runtime", "cuda"], 2, ["no such runtime: cuda"]),
+        (["predict", "--data", "shipped", "--executor", "ray"], 1, ["ray", "not installed"]),
+        (["calibrate", "--executor", "ray"], 1, ["ray", "not installed"]),
+        (["serve"], 1, ["serve needs the package ray", "not installed"]),
+    ],
+)
+def test_what_will_not_do_is_refused_before_artifacts_are_made(
+    run: Run, arguments: list[object], code: int, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optional, "is_installed", lambda module: module != "ray")
+    ended = run(*arguments, "--workdir", tmp_path / "work")
+    assert_refused(ended, code, *words)
+    assert "wrote" not in ended.err and not (tmp_path / "work").exists()
 
 
 def test_labels_that_do_not_fit_leave_no_file(run: Run, common: list[object], pictures: Path, tmp_path: Path) -> None:

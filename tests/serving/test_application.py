@@ -204,6 +204,7 @@ BAD_UPLOADS: dict[str, tuple[bytes, dict[str, str], str]] = {
     "a form with a long boundary": (b"x", {"content-type": f"multipart/form-data; boundary={'x' * 71}"}, "no boundary"),
     "a form without an end": (b"--a\r\n\r\nx", {"content-type": "multipart/form-data; boundary=a"}, "no part"),
     "a form without a file": (*form(("", png())), "no file"),
+    "a form of two files": (*form(*[('; filename="x"', png())] * 2), "several files"),
     "a form of many parts": (*form(*[("", b"x")] * 20, ('; filename="x"', png())), "too many parts"),
     "a form with an empty file": (*form(('; filename="x"', b"")), "cannot be read as an image"),
 }  # fmt: skip

@@ -91,7 +91,7 @@ def test_a_run_of_one_step_takes_it_at_the_peak(schedule: str) -> None:
     ],
 )
 def test_a_run_that_cannot_be_is_refused_by_the_options_name(fields: dict[str, Any], words: str) -> None:
-    with pytest.raises(InputError, match=f"training cannot use that {words}") as caught:
+    with pytest.raises(InputError, match=f"training cannot use this value of {words}") as caught:
         TrainingOptions(**fields)
     assert caught.value.expected is not None
 
@@ -105,7 +105,7 @@ def test_a_run_that_cannot_be_is_refused_by_the_options_name(fields: dict[str, A
     ],
 )
 def test_a_run_that_torch_or_numpy_would_stumble_over_is_refused_too(fields: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="training cannot use that"):
+    with pytest.raises(InputError, match="training cannot use this value"):
         TrainingOptions(**fields)
 
 

@@ -242,7 +242,33 @@ def test_the_classes_of_a_folder_can_be_learnt(tmp_path: Path) -> None:
     assert passport.facts["validation_top1"] == 1.0
 
 
+def test_what_is_learnt_from_is_said(tmp_path: Path) -> None:
+    folder = write_tree(tmp_path / "photos", each=8)
+    (folder / "montage.png").write_bytes((folder / "bee" / "0.png").read_bytes())
+    stream = io.StringIO()
+    options = {"epochs": 1, "batch_size": 10, "validation_share": 0.1}
+    request = request_of(folder, tmp_path / "x.safetensors", options=options, accumulate=2)
+    checkpoint_from_data(request, voice=Voice(stream=stream))
+    said = stream.getvalue()
+    assert "are of no class and are left out: 1" in said
+    assert "2 batches of 10 images an epoch, in 2 parts each; of each epoch's order the last 2 fill no batch" in said
+    assert "the validation top-1 is of 2 images and says little" in said
+
+
 # What cannot be
+
+
+@pytest.mark.parametrize("classes", [0, 1])
+def test_less_than_two_classes_are_nothing_to_learn(classes: int, tmp_path: Path) -> None:
+    folder = write_tree(tmp_path / "photos", each=1)
+    one = next(folder.iterdir())
+    source = one.parent / "only" if classes else one
+    if classes:
+        source.mkdir()
+        one.rename(source / one.name)
+    with pytest.raises(InputError, match="no classes to tell apart") as caught:
+        checkpoint_from_data(request_of(source, tmp_path / "x.safetensors"))
+    assert "one class" in str(caught.value.got) if classes else "no folder" in str(caught.value.got)
 
 
 def test_a_model_that_is_not_there_ends_it_before_training(idx_folder: Path, tmp_path: Path) -> None:
@@ -284,7 +310,7 @@ def test_damaged_photographs_can_be_skipped_and_are_counted(tmp_path: Path) -> N
     stream = io.StringIO()
     request = request_of(folder, tmp_path / "x.safetensors", options=options, skip_bad=True)
     checkpoint_from_data(request, voice=Voice(stream=stream))
-    assert "1 damaged images were skipped" in stream.getvalue()
+    assert "left out a damaged image" in stream.getvalue()
     assert "9.png" in stream.getvalue()
 
 

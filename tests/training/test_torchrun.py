@@ -51,7 +51,7 @@ def test_a_run_under_torchrun_that_is_ended_goes_on_to_the_checkpoint_of_one_pro
     _, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
     assert err.count("resumed at step") == 1 and err.count("wrote ") == 1
-    assert "batches of 8 images, shared by 2 processes" in err
+    assert "4 batches of 8 images an epoch, shared by 2 processes" in err
     one = checkpoint_from_data(request_of(data, tmp_path / "one" / "alexnet.safetensors", options={"epochs": EPOCHS}))
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in one.parent.iterdir()}
     two = tmp_path / "two" / "alexnet.safetensors"
