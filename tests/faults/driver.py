@@ -9,6 +9,7 @@ often it was about to change something below the job's folder. A fresh process a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -25,6 +26,14 @@ _IMPORTS = (
     "alexnet_deploy.cli.export", "alexnet_deploy.cli.calibrate", "alexnet_deploy.cli.train",
     "alexnet_deploy.cli.inspect", "alexnet_deploy.pipeline.stages", "alexnet_deploy.training.run",
     "alexnet_deploy.precision.calibrate", "alexnet_deploy.precision.qdq", "alexnet_deploy.lrn.recovery",
+)  # fmt: skip
+# What torch's exporter imports when it is first used, which takes longer than the export; another version may have
+# moved them.
+_OF_THE_EXPORTER = (
+    "alexnet_deploy.cli.main", "alexnet_deploy.precision.safety", "torch._dynamo", "torch._functorch.aot_autograd",
+    "torch._functorch.partitioners", "torch._inductor.config", "torch._refs", "torch._export.non_strict_utils",
+    "torch.export._trace", "torch.onnx._internal.exporter._compat", "torch.onnx._internal.exporter._torchlib.ops",
+    "onnxscript.function_libs.torch_lib.ops", "onnxscript.rewriter.onnx_fusions", "triton",
 )  # fmt: skip
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"}
 # Stands for a command that makes two artifacts and nothing else.
@@ -139,6 +148,9 @@ def serve() -> None:
     """Answers until standard input ends."""
     for name in _IMPORTS:
         importlib.import_module(name)
+    for name in _OF_THE_EXPORTER:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     folder = Path(sys.argv[1])
     print("ready", flush=True)
     for line in sys.stdin:

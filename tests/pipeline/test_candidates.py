@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,11 +15,12 @@ from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.workspace import Workspace
 from alexnet_deploy.runtimes.session import CUDA_GRAPH
 from alexnet_deploy.specs import Precision
+from tests.conftest import SMALL_SIDE
 
 
-@pytest.fixture
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
-    return Deployment(Workspace(folder=tmp_path_factory.mktemp("bench")))
+@pytest.fixture(scope="module")
+def deployment(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    return Deployment(Workspace(folder=tmp_path_factory.mktemp("bench")), model=str(small_checkpoint))
 
 
 @pytest.mark.parametrize("error", [EngineError, GraphError, PrecisionProofError, MissingDependencyError])
@@ -105,7 +107,7 @@ def test_costs_are_the_networks_arithmetic_and_the_sessions_weights(deployment: 
     assert [cost.macs for cost in full.costs] == [cost.macs for cost in small.costs]
     parameters = sum(cost.run_bytes for cost in full.costs) / 4
     assert sum(cost.run_bytes for cost in small.costs) == pytest.approx(parameters, rel=0.01)
-    assert full.costs[0].image_bytes == 4 * 3 * 224 * 224 and full.costs[-1].image_bytes == 40
+    assert full.costs[0].image_bytes == 4 * 3 * SMALL_SIDE**2 and full.costs[-1].image_bytes == 40
     half = Costs(deployment).of(replace(full.spec, runtime="openvino", precision=Precision.BF16))
     assert sum(cost.run_bytes for cost in half) == 2 * parameters and half[0].precision == "bf16"
     cast = Costs(deployment).of(replace(full.spec, runtime="torch", precision=Precision.BF16))

@@ -90,8 +90,8 @@ def test_every_passport_is_shown_once(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    deployment = Deployment(Workspace(folder=tmp_path_factory.mktemp("table")))
+def table(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    deployment = Deployment(Workspace(folder=tmp_path_factory.mktemp("table")), model=str(small_checkpoint))
     return deployment.calibration().path
 
 
