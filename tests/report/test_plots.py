@@ -46,6 +46,20 @@ def test_the_front_has_a_mark_for_every_row_and_a_ring_for_every_member(make: An
         assert names == {label_of(row) for row in ran(values, batch)}
 
 
+@pytest.mark.parametrize("images", [1, 5, 2000, 50_000])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_no_axis_of_shares_goes_beyond_the_whole(share: float, images: int) -> None:
+    values = document()
+    values["data"]["images"] = images
+    for row in ran(values):
+        row["top1"] = share
+    for picture in pictures(values, "front"):
+        written = [float(text[:-2]) for text in picture.itertext() if re.fullmatch(r"[\d.]+ %", text)]
+        assert len(written) >= 2 and min(written) >= 0 and max(written) <= 100
+        rings = [float(ring.get("cy", "")) for ring in having(picture, "on-front")]
+        assert rings and min(rings) >= 10
+
+
 def test_the_front_holds_what_nothing_beats() -> None:
     values = document()
     values["rows"] = [

@@ -12,6 +12,9 @@ from alexnet_deploy.report.words import is_hinted, label_of, milliseconds, perce
 
 _LEFT, _RIGHT, _TOP, _PLOT, _BOTTOM = 58.0, WIDTH - 16.0, READOUT + 8.0, 300.0, 48.0
 
+# Above 100 %, as a share of the axis: less than between two of its ticks.
+_ROOM = 0.06
+
 
 def pareto(document: Mapping[str, Any], batch: int) -> str:
     """One mark a row that ran with an accuracy; empty where there is none."""
@@ -47,7 +50,10 @@ def _scales(document: Mapping[str, Any], rows: Sequence[Row]) -> tuple[Scale, Sc
     # Not less than five images, so that a difference of one does not look like a cliff.
     pad = max(5 / max(1, document["data"]["images"]), 0.3 * (max(values) - min(values)))
     x = Scale(low=low, high=high, start=_LEFT, stop=_RIGHT, logarithmic=True)
-    return x, Scale(low=min(values) - pad, high=max(values) + pad, start=_TOP + _PLOT, stop=_TOP)
+    low = max(min(values) - pad, 0.0)
+    # Of shares that could be wholly right no axis goes on; the marks there want room for their rings all the same.
+    high = min(max(values) + pad, 1 + _ROOM * (1 - low))
+    return x, Scale(low=low, high=high, start=_TOP + _PLOT, stop=_TOP)
 
 
 def _steps(front: Sequence[tuple[float, float]], bottom: float) -> str:
