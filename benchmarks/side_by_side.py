@@ -36,7 +36,7 @@ def accuracies(runs: Sequence[Run], source: ImageSource, preprocessing: Preproce
     joined = [np.concatenate(found) for found in logits]
     rows = []
     for scores in joined:
-        accuracy = accuracy_from_logits(scores, joined[0], source.labels)
+        accuracy = accuracy_from_logits(scores, joined[0], source.labels if source.classes else None)
         drop = (accuracy.lost - accuracy.won) / len(source)
         rows.append({**accuracy.to_json(), "drop": drop, "images": len(source)})
     return rows

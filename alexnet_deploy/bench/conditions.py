@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ _QUERY = (
 )  # fmt: skip
 _SECONDS = 20
 _FIGURES = ("sm_mhz", "memory_mhz", "temperature_c", "power_w")
+
+# Of a row's limit; the peaks themselves are a few percent off from one day to another.
+_BEYOND_PEAKS = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,19 @@ class Conditions:
         if before is None or after is None or after.all <= before.all:
             return None
         return (after.stolen - before.stolen) / (after.all - before.all)
+
+
+def with_doubts(conditions: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Adds warnings where times had not settled, or are shorter than the machine's peaks allow."""
+    unstable = [row["key"] for row in rows if row["warm_up"] and not row["warm_up"]["stable"]]
+    beyond = [row["key"] for row in rows if row["roofline"] and row["roofline"]["fraction"] > _BEYOND_PEAKS]
+    doubts = {
+        "not stable after the warm-up, and measured all the same": unstable,
+        "faster than the recorded peaks allow: a cache keeps the weights, or the peaks are from a busy day (delete "
+        "their file to measure them anew)": beyond,
+    }
+    warnings = [f"{doubt}: {', '.join(keys)}" for doubt, keys in doubts.items() if keys]
+    return conditions | {"warnings": [*conditions["warnings"], *warnings]}
 
 
 def gpu_states(at: str) -> list[dict[str, Any]]:

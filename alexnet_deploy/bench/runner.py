@@ -86,15 +86,17 @@ class EvaluationData:
     Attributes:
         data: `shipped`, or as `open_data` takes it (the test split).
         indices: Which images.
+        labelled: As `open_data` takes it.
     """
 
     data: str
     preprocessing: Preprocessing
     indices: NDArray[np.int64]
+    labelled: bool = True
 
     def source(self) -> ImageSource:
-        """Opens the labelled images."""
-        return evaluation_source(self.data)
+        """Opens the images."""
+        return evaluation_source(self.data, labelled=self.labelled)
 
     def open(self) -> PreprocessedImages:
         """Opens them for a session."""

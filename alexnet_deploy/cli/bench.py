@@ -66,11 +66,12 @@ _TIMED = ("batches", "runs", "scope", "details")
     show_default=True,
     help="What a time holds: the device's compute, the copies to and from it, or decoding and preprocessing too.",
 )
-@threads_option("CPU threads, the same for every row.")
+@threads_option("CPU threads, the same for every row; of ray those of each worker, where it is given.")
 @click.option(
     "--data",
     metavar="NAME[:FOLDER]|FOLDER",
-    help="Evaluation images: the test split of this source.  [default: the shipped images]",
+    help="Evaluation images: the test split of this source, or a folder of images without classes.  [default: the "
+    "shipped images]",
 )
 @click.option("--images", type=click.IntRange(1), help="Of how many of them the accuracy is.  [default: all]")
 @click.option("--skip-bad", is_flag=True, help="Leave out damaged images and count them.")
@@ -85,9 +86,7 @@ _TIMED = ("batches", "runs", "scope", "details")
     type=click.Choice([scenario.value for scenario in Scenario]),
     help="Measure with MLPerf's load generator instead: its queries, its rules, its logs in WORKDIR/loadgen.",
 )
-@click.option(
-    "--accuracy-only", is_flag=True, help="Evaluate the images and time nothing; the JSON is WORKDIR/accuracy.json."
-)
+@click.option("--accuracy-only", is_flag=True, help="Evaluate the images and time nothing.")
 @executor_options
 @click.option("--valid-length", is_flag=True, help="Of a scenario: for MLPerf's 600 s.  [default: 10 s]")
 @click.option("--target-qps", type=float, help="Of server: queries per second.  [default: what the session can take]")
@@ -95,8 +94,8 @@ _TIMED = ("batches", "runs", "scope", "details")
     "--target-latency", type=float, metavar="MS", help="Of server: by when 99 % are to be answered.  [default: 15]"
 )
 @output_option(
-    "The JSON; the page lies beside it.  [default: WORKDIR/bench.json and WORKDIR/report.html; of a scenario "
-    "WORKDIR/load.SCENARIO.json]"
+    "The JSON; beside that of a bench lies the page.  [default: WORKDIR/bench.json and WORKDIR/report.html; of a "
+    "scenario WORKDIR/load.SCENARIO.json, of --accuracy-only WORKDIR/accuracy.json]"
 )
 @json_option
 @workdir_option
@@ -125,6 +124,7 @@ def command(
     working = executor(given_threads(context, threads))
     if working.elsewhere and not accuracy_only:
         raise click.UsageError("--executor ray goes with --accuracy-only: times are taken on this machine.")
+    working.require_installed()
     if scenario is not None:
         _require_no(context, "with --scenario: the load generator decides it", *_TIMED, "accuracy_only")
         load = LoadOptions(

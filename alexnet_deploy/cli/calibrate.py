@@ -74,6 +74,7 @@ def command(
 
     options = CalibrationOptions(method=Method(method), percentile=percentile)
     working = executor()
+    working.require_installed()
     with opened_executor(working, voice) as executing:
         artifact = deployment.calibration(
             data=data,

@@ -41,13 +41,8 @@ def executor_options(function: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError("--workers and --ray-address go with --executor ray.")
 
         def options(threads: int | None = None) -> ScaleOptions:
-            from alexnet_deploy.optional import require_installed
             from alexnet_deploy.scale.executor import ExecutorName, ScaleOptions
 
-            if executor == RAY:
-                # Before minutes of calibration.
-                for module in ("ray", "pyarrow"):
-                    require_installed(module, "--executor ray")
             return ScaleOptions(executor=ExecutorName(executor), workers=workers, threads=threads, address=ray_address)
 
         return function(executor=options, **arguments)

@@ -61,7 +61,7 @@ _TOP = 5
 @click.option("--top", type=click.IntRange(1), help=f"Of --data: how many classes of an image.  [default: {_TOP}]")
 @click.option("--skip-bad", is_flag=True, help="Of --data: leave out damaged images and count them.")
 @executor_options
-@threads_option("CPU threads; of ray, those of each worker.")
+@threads_option("CPU threads; of ray those of each worker, where it is given.")
 @output_option(f"Of --data: the Parquet file.  [default: WORKDIR/{_PARQUET}]")
 @json_option
 @workdir_option
@@ -95,6 +95,8 @@ def command(
         raise click.UsageError("--output, --top, --skip-bad and --executor ray go with --data.")
     wanted, path = Precision(precision or "fp32"), output or workdir / _PARQUET
     # Before minutes of calibration.
+    working.require_installed()
+    names = labels_from_file(labels) if labels else None
     if data is None:
         paths = image_paths(images)
     else:
@@ -109,7 +111,7 @@ def command(
     else:
         graph, info = deployment.graph(wanted, Target.ONNXRUNTIME_CPU), deployment.info
         spec = SessionSpec(runtime="onnxruntime-cpu", precision=wanted, path=graph.path, threads=threads)
-    names = labels_from_file(labels) if labels else info.labels
+    names = info.labels if names is None else names
     if data is None:
         _print_images(spec, info, paths, names, as_json=as_json, voice=voice)
         return

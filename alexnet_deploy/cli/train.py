@@ -86,7 +86,7 @@ _DEFAULTS, _SPREAD = TrainingOptions(), Spread()
     type=float,
     default=_DEFAULTS.validation_share,
     show_default=True,
-    help="Share of the training split that is held out to watch the run; the test split (val/) is left to bench.",
+    help="Share of the training split that is held out to watch the run; a test split (val/) is left to bench.",
 )
 @click.option("--precision", type=click.Choice(PRECISIONS), default=_DEFAULTS.precision, show_default=True)
 @click.option("--half", is_flag=True, help="Store the checkpoint in FP16.")

@@ -71,6 +71,12 @@ def say_skipped(names: Sequence[str], voice: Voice) -> None:
         voice.warn(f"left out {damaged_text(names)}")
 
 
+def say_notes(source: ImageSource, voice: Voice) -> None:
+    """What the user of a source should hear."""
+    for note in source.notes:
+        voice.warn(note)
+
+
 def load_batch(
     source: ImageSource,
     indices: NDArray[np.int64],

@@ -11,6 +11,7 @@ from alexnet_deploy.data.sources import (
     FolderSource,
     ImageSource,
     UnlabelledSource,
+    loose_images,
     read_cifar,
     read_idx,
 )
@@ -64,17 +65,31 @@ def open_data(text: str, split: str, *, download: bool = False, labelled: bool =
         InputError: There is no such name or folder.
         DataError: The folder holds no images.
     """
-    if not text.strip():
-        raise InputError("--data names nothing", expected=f"{', '.join(NAMES)}, or a folder")
-    name, _, folder_text = text.partition(":")
-    if name not in NAMES:
-        name, folder_text = "", text
-    folder = _folder(name, folder_text, download=download)
+    name, folder = _located(text, download=download)
     if (folder / "train-labels-idx1-ubyte.gz").exists() or (folder / "train-labels-idx1-ubyte").exists():
         return _open_idx(folder, split, name or str(folder))
     if any(folder.glob("*_batch*.bin")):
         return _open_cifar(folder, split, name or str(folder))
     return _open_tree(folder, split, name, labelled=labelled)
+
+
+def require_data(text: str) -> None:
+    """Checks before long work that a source is there; what is in it, `open_data` says.
+
+    Raises:
+        InputError: There is no such name or folder.
+    """
+    _located(text, download=False)
+
+
+def _located(text: str, *, download: bool) -> tuple[str, Path]:
+    """The name, or none, and the folder."""
+    if not text.strip():
+        raise InputError("--data names nothing", expected=f"{', '.join(NAMES)}, or a folder")
+    name, _, folder_text = text.partition(":")
+    if name not in NAMES:
+        name, folder_text = "", text
+    return name, _folder(name, folder_text, download=download)
 
 
 def _folder(name: str, folder_text: str, *, download: bool) -> Path:
@@ -153,16 +168,21 @@ def _open_cifar(folder: Path, split: str, name: str) -> ImageSource:
 def _open_tree(folder: Path, split: str, name: str, *, labelled: bool) -> ImageSource:
     for child in _SPLIT_FOLDERS[split]:
         if (folder / child).is_dir():
-            folder = folder / child
-            break
-    else:
-        other = _SPLIT_FOLDERS["test" if split == "train" else "train"]
-        if any((folder / child).is_dir() for child in other):
-            raise DataError(
-                f"{folder} has no {split} images",
-                got=f"{', '.join(child for child in other if (folder / child).is_dir())}/ only",
-                expected=f"a folder {' or '.join(_SPLIT_FOLDERS[split])}",
-            )
+            source = _open_images(folder / child, name, labelled=labelled)
+            if loose := loose_images(folder):
+                source.notes += (f"images that lie in {folder} itself, beside {child}/, are left out: {loose}",)
+            return source
+    other = [child for child in _SPLIT_FOLDERS["test" if split == "train" else "train"] if (folder / child).is_dir()]
+    if other:
+        raise DataError(
+            f"{folder} has no {split} images",
+            got=f"{', '.join(other)}/ only",
+            expected=f"a folder {' or '.join(_SPLIT_FOLDERS[split])}",
+        )
+    return _open_images(folder, name, labelled=labelled)
+
+
+def _open_images(folder: Path, name: str, *, labelled: bool) -> ImageSource:
     if UnlabelledSource.fits(folder, labelled=labelled):
         return UnlabelledSource(folder)
     source = FolderSource(folder)

@@ -136,11 +136,11 @@ class FolderSource(FileSource):
             raise InputError(
                 f"{folder} holds no images",
                 got=f"{len(found)} folders and no file that ends in {', '.join(sorted(IMAGE_SUFFIXES))}",
-                expected="one folder a class with images in it",
-                remedy="name the folder whose children are the classes, or one that holds train/ and val/",
+                expected="folders of classes with images in them, or images",
+                remedy="name the folder whose children are the classes, or that holds train/ and val/, or images",
             )
         self.labels = np.asarray(labels, np.int64)
-        if loose := sum(1 for _ in _loose(folder)):
+        if loose := loose_images(folder):
             self.notes = (f"images that lie in {folder} itself are of no class and are left out: {loose}",)
 
 
@@ -167,18 +167,25 @@ def images_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
+def loose_images(folder: Path) -> int:
+    """How many images lie in a folder itself."""
+    return sum(1 for _ in _loose(folder))
+
+
 def _folders(folder: Path) -> Iterator[Path]:
-    return (child for child in folder.iterdir() if child.is_dir())
+    # Hidden ones hold thumbnails and checkpoints.
+    return (child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
 def _loose(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir())
 
 
 class _Subset(ImageSource):
     def __init__(self, source: ImageSource, indices: NDArray[np.int64], name: str) -> None:
         self.source, self.indices, self.name = source, indices, name
         self.classes, self.labels, self.decodes = source.classes, source.labels[indices], source.decodes
+        self.notes = source.notes
 
     def image(self, index: int) -> NDArray[np.uint8]:
         return self.source.image(int(self.indices[index]))

@@ -15,8 +15,8 @@ from alexnet_deploy.bench.rows import row_of
 from alexnet_deploy.bench.statistics import Accuracy
 from alexnet_deploy.errors import AlexnetDeployError, DataError, SessionError
 from alexnet_deploy.machine import environment
-from alexnet_deploy.pipeline.candidates import candidates_of, require_runtimes
-from alexnet_deploy.pipeline.evaluation import EvaluationImages
+from alexnet_deploy.pipeline.candidates import require_runtimes
+from alexnet_deploy.pipeline.evaluation import EvaluationImages, fresh_candidates
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.progress import Voice
 from alexnet_deploy.scale.accuracy import AccuracySums, ReferenceLogits
@@ -56,8 +56,7 @@ def accuracy_document(
     started = time.monotonic()
     require_runtimes(runtimes)
     images = EvaluationImages(deployment, data or "shipped", options.images, skip_bad=skip_bad, executor=executor)
-    candidates = candidates_of(deployment, options, runtimes, precisions)
-    images.require_fresh(deployment, candidates)
+    candidates = fresh_candidates(images, deployment, options, runtimes, precisions)
     with contextlib.closing(ReferenceLogits()) as reference:
         _evaluate(candidates, images, executor, reference, voice)
     how = executor.to_json()

@@ -10,16 +10,16 @@ from typing import Any
 from alexnet_deploy.bench.anchor import ANCHOR_VERSION, RemoteAnchor
 from alexnet_deploy.bench.bench import rows_from_candidates
 from alexnet_deploy.bench.candidate import BENCH_SCHEMA, BenchOptions, Candidate
-from alexnet_deploy.bench.conditions import Conditions
+from alexnet_deploy.bench.conditions import Conditions, with_doubts
 from alexnet_deploy.bench.peaks import Peaks
 from alexnet_deploy.bench.profile import profile_from_kernels
 from alexnet_deploy.bench.recommend import recommendations
 from alexnet_deploy.bench.rows import session_entry
 from alexnet_deploy.bench.runner import RemoteRunner
 from alexnet_deploy.machine import environment, gpu_name, version_of
-from alexnet_deploy.pipeline.candidates import candidates_of, require_runtimes
+from alexnet_deploy.pipeline.candidates import require_runtimes
 from alexnet_deploy.pipeline.costs import Costs, peaks_in_workspace
-from alexnet_deploy.pipeline.evaluation import EvaluationImages
+from alexnet_deploy.pipeline.evaluation import EvaluationImages, fresh_candidates
 from alexnet_deploy.pipeline.evidence import confusion, flipped, histograms, passports
 from alexnet_deploy.pipeline.sensitivity import sensitivity
 from alexnet_deploy.pipeline.stages import Deployment
@@ -52,8 +52,7 @@ def bench_document(
     require_runtimes(runtimes)
     images = EvaluationImages(deployment, data or "shipped", options.images, skip_bad=skip_bad)
     costs = Costs(deployment)
-    candidates = candidates_of(deployment, options, runtimes, precisions, costs)
-    images.require_fresh(deployment, candidates)
+    candidates = fresh_candidates(images, deployment, options, runtimes, precisions, costs)
     peaks = peaks_in_workspace(deployment, options.threads)
     conditions, started = Conditions(), time.monotonic()
     if (busy := conditions.busy()) is not None:
@@ -79,7 +78,7 @@ def bench_document(
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - started, 1),
         "environment": environment(),
-        "conditions": _with_unstable(conditions.to_json(), rows),
+        "conditions": with_doubts(conditions.to_json(), rows),
         **_what(deployment, options, images),
         "peaks": peaks.to_json(),
         "network": costs.layers,
@@ -107,15 +106,6 @@ def _what(deployment: Deployment, options: BenchOptions, images: EvaluationImage
             "scope": options.scope.value,
         },
     }
-
-
-def _with_unstable(conditions: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Adds a warning where sessions were measured though their times had not settled."""
-    unstable = [row["key"] for row in rows if row["warm_up"] and not row["warm_up"]["stable"]]
-    if not unstable:
-        return conditions
-    warning = f"not stable after the warm-up, and measured all the same: {', '.join(unstable)}"
-    return conditions | {"warnings": [*conditions["warnings"], warning]}
 
 
 class _Profiler:

@@ -12,7 +12,7 @@ import numpy as np
 
 from alexnet_deploy import __version__
 from alexnet_deploy.artifacts import read_passport
-from alexnet_deploy.data.batches import Skipped, damaged_text, say_skipped, undamaged
+from alexnet_deploy.data.batches import Skipped, damaged_text, say_notes, say_skipped, undamaged
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import AlexnetDeployError, DataError, ImageError, InputError
@@ -77,6 +77,7 @@ def calibration_images(
         DataError: All images are damaged.
     """
     source = calibration_set(info, data, images).source
+    say_notes(source, voice)
     if not skip_bad:
         return source
     skipped = Skipped()
@@ -235,6 +236,7 @@ def calibrated_elsewhere(
         DataError: An image is damaged, or all are.
     """
     images = images.everywhere
+    say_notes(images.source, workspace.voice)
     everything = np.arange(len(images.source), dtype=np.int64)
     found = scanned(executor, images, everything, skip_bad=skip_bad, voice=workspace.voice)
     counter = ElsewhereCounter(

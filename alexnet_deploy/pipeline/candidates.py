@@ -17,7 +17,7 @@ from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.runtimes.admission import NOT_RUN
 from alexnet_deploy.runtimes.open import ON_REQUEST, RUNTIMES
 from alexnet_deploy.runtimes.session import BF16_HINT, CUDA_GRAPH, THROUGHPUT, SessionSpec
-from alexnet_deploy.specs import Lowering, Precision, Target
+from alexnet_deploy.specs import QUANTIZED, Lowering, Precision, Target
 
 _NO_BF16 = "this CPU has no bf16 multipliers; it would be emulated"
 # Whose graph a runtime of ONNX gets.
@@ -55,6 +55,19 @@ def require_runtimes(names: Sequence[str]) -> None:
         raise InputError(f"no such runtime: {', '.join(unknown)}", expected=", ".join(RUNTIMES))
 
 
+def offers_quantized(runtimes: Sequence[str], precisions: Sequence[Precision]) -> bool:
+    """Whether some of the rows that were asked for are of a quantized precision."""
+    return any(
+        precision in QUANTIZED and (not precisions or precision in precisions)
+        for runtime in _wanted(runtimes)
+        for precision in _OFFERED[runtime]
+    )
+
+
+def _wanted(runtimes: Sequence[str]) -> list[str]:
+    return [name for name in RUNTIMES if (name in runtimes if runtimes else name not in ON_REQUEST)]
+
+
 def candidates_of(
     deployment: Deployment,
     options: BenchOptions,
@@ -75,7 +88,7 @@ def candidates_of(
         InputError: There is no such runtime, or none of them holds the precisions.
     """
     require_runtimes(runtimes)
-    wanted = [name for name in RUNTIMES if (name in runtimes if runtimes else name not in ON_REQUEST)]
+    wanted = _wanted(runtimes)
     costs = costs or Costs(deployment)
     found = [
         candidate

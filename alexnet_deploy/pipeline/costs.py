@@ -100,7 +100,9 @@ def peaks_in_workspace(deployment: Deployment, threads: int) -> Peaks:
         "version": PEAKS_VERSION,
         "threads": threads,
         "cpu": [machine["cpu"], machine["cpu_family"], machine["cpus"], sorted(cpu_flags())],
-        "packages": {name: machine["packages"].get(name) for name in ("torch", "onnxruntime-gpu", "onnxruntime")},
+        "packages": {
+            name: machine["packages"].get(name) for name in ("torch", "onnxruntime-gpu", "onnxruntime", "openvino")
+        },
     }
     workspace = deployment.workspace
 

@@ -15,8 +15,8 @@ from alexnet_deploy.bench.runner import EvaluationData
 from alexnet_deploy.errors import AlexnetDeployError, DataError
 from alexnet_deploy.files import require_writable
 from alexnet_deploy.machine import environment
-from alexnet_deploy.pipeline.candidates import candidates_of, require_runtimes
-from alexnet_deploy.pipeline.evaluation import EvaluationImages
+from alexnet_deploy.pipeline.candidates import require_runtimes
+from alexnet_deploy.pipeline.evaluation import EvaluationImages, fresh_candidates
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.runtimes.session import THROUGHPUT, SessionSpec
 from alexnet_deploy.specs import Precision, Scope
@@ -60,12 +60,19 @@ def scenario_document(
     """
     loadgen_module()
     require_runtimes(runtimes)
-    found = EvaluationImages(deployment, data or "shipped", images, skip_bad=skip_bad)
+    found = EvaluationImages(
+        deployment,
+        data or "shipped",
+        images,
+        skip_bad=skip_bad,
+        unlabelled="LoadGen's figures are all that is measured",
+    )
     largest = BenchOptions(batches=(options.largest_batch,), threads=threads)
     candidates = [
-        each for each in candidates_of(deployment, largest, runtimes, precisions) if each.spec.hint != THROUGHPUT
+        each
+        for each in fresh_candidates(found, deployment, largest, runtimes, precisions)
+        if each.spec.hint != THROUGHPUT
     ]
-    found.require_fresh(deployment, candidates)
     return load_document(deployment, candidates, options, found.data, found.labels, skipped=found.skipped)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_deploy.data.batches import damaged_text, say_skipped
+from alexnet_deploy.data.batches import damaged_text, say_notes, say_skipped
 from alexnet_deploy.errors import DataError, InputError
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.runtimes.session import SessionSpec
@@ -68,6 +68,7 @@ def parquet_from_data(
     """
     started = time.monotonic()
     source = images.source
+    say_notes(source, voice)
     job = Predict(
         images=images,
         indices=np.arange(len(source), dtype=np.int64),

@@ -183,16 +183,21 @@ class Deployment:
         Raises:
             InputError: The model was not trained on what the shipped images show, and no data was named.
         """
+        from alexnet_deploy.data.catalog import require_data
         from alexnet_deploy.pipeline.calibration import (
             calibrated,
             calibrated_elsewhere,
             calibration_images,
             calibration_set,
         )
+        from alexnet_deploy.scale.images import SHIPPED
 
+        if data is not None and data != SHIPPED:
+            # Before a graph is exported.
+            require_data(data)
         info = self.info
         path = output or self.workspace.folder / _named(self.stem, "calibration.json")
-        origin = {"data": None if data == "shipped" else data, "images": images}
+        origin = {"data": None if data == SHIPPED else data, "images": images}
         if executor is not None:
             named = calibration_set(info, data, images)
             common = (self.workspace, path, self._fp32.path, self._model, info)

@@ -14,7 +14,7 @@ from alexnet_deploy.report.markdown import escaped
 from alexnet_deploy.report.terminal import percent
 
 # Columns of a terminal from which all percentiles have room.
-_WIDE = 96
+_WIDE = 112
 _ALWAYS = ("p50", "p99")
 _PERCENTILES = ("p50", "p90", "p95", "p97", "p99", "p99.9")
 
@@ -39,7 +39,7 @@ def markdown_from_load(document: dict[str, Any]) -> str:
         lines += [_line(names), "|---" * len(names) + "|"]
         for row in ran:
             lines.append(_line([row["session"], _figure(row), *_latencies(row, _PERCENTILES), *_rest(row)]))
-        lines.append("")
+        lines += ["", f"{_answers(ran)[0].upper()}{_answers(ran)[1:]}.", ""]
     lines += [f"- {escaped(line)}" for line in sentences(document)]
     return "\n".join(lines) + "\n"
 
@@ -100,9 +100,16 @@ def _table(document: dict[str, Any], rows: list[dict[str, Any]], *, wide: bool) 
     table.add_column("LoadGen", no_wrap=True)
     for row in rows:
         table.add_row(Text(printable(row["session"])), _figure(row), *_latencies(row, percentiles), *_rest(row))
-    table.caption = f"{rows[0]['metric']['unit']}: {rows[0]['metric']['name']}; p50 to p99.9 in ms"
+    table.caption = f"{rows[0]['metric']['unit']}: {rows[0]['metric']['name']}; p50 to p99.9 in ms; {_answers(rows)}"
     table.caption_justify = "left"
     return table
+
+
+def _answers(rows: list[dict[str, Any]]) -> str:
+    """Of how many answers top-1 is: LoadGen keeps some, and an image may be among them more than once."""
+    counts = sorted({row["accuracy"]["answers"] for row in rows})
+    few_to_many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"top-1 is of {few_to_many} answers that LoadGen kept"
 
 
 def _figure(row: dict[str, Any]) -> str:
@@ -116,9 +123,7 @@ def _latencies(row: dict[str, Any], names: tuple[str, ...]) -> list[str]:
 
 
 def _rest(row: dict[str, Any]) -> list[str]:
-    accuracy = row["accuracy"]
-    top1 = "" if accuracy["top1"] is None else f"{percent(accuracy['top1'])} of {accuracy['answers']}"
-    return [str(row["queries"]), top1, "VALID" if row["valid"] else "INVALID"]
+    return [str(row["queries"]), percent(row["accuracy"]["top1"]), "VALID" if row["valid"] else "INVALID"]
 
 
 def _line(cells: list[str]) -> str:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.optional import require_installed
 from alexnet_deploy.progress import SILENT, Voice
 from alexnet_deploy.scale.chunks import Answer
 from alexnet_deploy.scale.jobs import Job
@@ -39,6 +40,15 @@ class ScaleOptions:
     workers: int | None = None
     threads: int | None = None
     address: str | None = None
+
+    def require_installed(self) -> None:
+        """Checks before long work that what the executor needs is there.
+
+        Raises:
+            MissingDependencyError: It is not.
+        """
+        for module in ("ray", "pyarrow") if self.elsewhere else ():
+            require_installed(module, f"--executor {self.executor}")
 
     @property
     def elsewhere(self) -> bool:

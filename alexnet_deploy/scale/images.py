@@ -26,7 +26,7 @@ class ImageSet:
         data: `shipped`, or as `open_data` takes it.
         split: `train`, of which calibration images are drawn, or `test`.
         drawn: How many are drawn from a training split.
-        labelled: Whether the classes of a test split matter; to calibration they do not.
+        labelled: Whether the classes of a test split matter.
     """
 
     data: str
@@ -86,7 +86,7 @@ def calibration_source(data: str, images: int) -> ImageSource:
     if data == SHIPPED:
         source: ImageSource = shipped_images(Split.CALIBRATION)
         return source.subset(range(min(images, len(source))), source.name)
-    everything = open_data(data, "train", labelled=False)
+    everything = open_data(data, "train")
     order = np.random.default_rng(0).permutation(len(everything))
     return everything.subset(sorted(order[:images]), everything.name)
 

@@ -166,7 +166,9 @@ def upload_from_body(body: bytes, content_type: str | None) -> bytes:
     files = []
     for piece in pieces[1:-1]:
         fields, _, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
-        if b"filename=" in fields.lower() or b"filename*=" in fields.lower():
+        named = b"filename=" in fields.lower() or b"filename*=" in fields.lower()
+        # A browser sends a field in which no file was chosen without a name and without a byte.
+        if named and (content or b'filename=""' not in fields.lower()):
             files.append(content)
     if not files:
         raise RequestError(400, "the form holds no file", got=f"{len(pieces) - 2} fields", expected="one file")

@@ -103,6 +103,14 @@ class Feed:
                 remedy="a larger --batch-size (it is that of all processes together), or fewer processes or parts",
             )
 
+    def describe(self) -> str:
+        """How an epoch is cut, in words."""
+        shared = f", shared by {self.ranks.size} processes" if self.ranks.size > 1 else ""
+        parts = f", in {self.accumulate} parts each" if self.accumulate > 1 else ""
+        rest = len(self.source) - self.steps_per_epoch * self.batch
+        left = f"; the last {rest} images of an epoch's order, others in every epoch, fill no batch" if rest else ""
+        return f"{self.steps_per_epoch} batches of {self.batch} images an epoch{shared}{parts}{left}"
+
     def steps(self, epoch: int, done: int) -> Iterator[StepBatch]:
         """The rest of an epoch after `done` of its steps, in the order that seed and epoch give."""
         random = np.random.default_rng([self.options.seed, epoch])

@@ -179,6 +179,7 @@ class _Run:
         self.network.any_size = options.train_size is not None
         self.preprocessing = resized(data.preprocessing, options.train_size or data.preprocessing.image_size)
         self.feed = Feed(data.train, self.preprocessing, options, ranks, accumulate, skipped)
+        voice.say(self.feed.describe())
         self.steps_per_epoch = self.feed.steps_per_epoch
         self.total_steps = options.epochs * self.steps_per_epoch
         self.step, self.validation_top1 = 0, None

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_deploy.artifacts import write_artifact
-from alexnet_deploy.data.batches import say_skipped
+from alexnet_deploy.data.batches import say_notes, say_skipped
 from alexnet_deploy.data.catalog import open_data
 from alexnet_deploy.data.shipped import Split, shipped_hashes
 from alexnet_deploy.data.sources import ArraySource, ImageSource
@@ -80,12 +80,11 @@ def checkpoint_from_data(request: TrainingRequest, *, ranks: Ranks | None = None
         if ranks.first:
             require_writable(request.output.parent)
     source = _source(request, ranks)
-    for note in source.notes:
-        voice.warn(note)
+    say_notes(source, voice)
     with ranks.together():
         network, info = _start(request, source)
         data, left_out = _split(request, source, info)
-    _say_what(data, network, left_out, ranks, request, voice)
+    _say_what(data, network, left_out, voice)
     with contextlib.ExitStack() as lock:
         with ranks.together():
             if ranks.first:
@@ -120,21 +119,11 @@ def _split(request: TrainingRequest, source: ImageSource, info: ModelInfo) -> tu
     return TrainingData(train=training, validation=validation, preprocessing=info.preprocessing), left_out
 
 
-def _say_what(
-    data: TrainingData, network: AlexNet, left_out: int, ranks: Ranks, request: TrainingRequest, voice: Voice
-) -> None:
+def _say_what(data: TrainingData, network: AlexNet, left_out: int, voice: Voice) -> None:
     held_out = len(data.validation) if data.validation else 0
     voice.say(
         f"{network.spec.variant}, {network.spec.classes} classes, on {len(data.train)} images of {data.train.name}; "
         f"{held_out} held out" + (f"; {left_out} left out, which guards and evaluations use" if left_out else "")
-    )
-    shared = f", shared by {ranks.size} processes" if ranks.size > 1 else ""
-    parts = f", in {request.accumulate} parts each" if request.accumulate > 1 else ""
-    batch = min(request.options.batch_size, len(data.train))
-    rest = len(data.train) % batch
-    voice.say(
-        f"{len(data.train) // batch} batches of {batch} images an epoch{shared}{parts}"
-        + (f"; of each epoch's order the last {rest} fill no batch and wait for another epoch" if rest else "")
     )
     if 0 < held_out < _FEW_HELD_OUT:
         voice.warn(f"the validation top-1 is of {held_out} images and says little (--validation-share holds out more)")

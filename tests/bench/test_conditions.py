@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from alexnet_deploy.bench.conditions import Conditions, gpu_states
+from alexnet_deploy.bench.conditions import Conditions, gpu_states, with_doubts
 
 IDLE = "cpu 10 0 10 80 0 0 0 0 0 0"
 
@@ -99,3 +100,18 @@ def test_an_nvidia_smi_that_fails_gives_no_states(no_smi: Path, output: str, cod
     smi_in(no_smi, output, code)
     assert gpu_states("after") == []
     assert os.environ["PATH"] == str(no_smi)
+
+
+def test_times_that_cannot_be_trusted_are_said_with_their_rows() -> None:
+    def row(key: str, *, stable: bool = True, fraction: float | None = None) -> dict[str, Any]:
+        roofline = None if fraction is None else {"fraction": fraction}
+        return {"key": key, "warm_up": {"stable": stable}, "roofline": roofline}
+
+    sound = {"busy_cpus": 0.0, "warnings": ["one"]}
+    skipped = {"key": "skipped", "warm_up": None, "roofline": None}
+    assert with_doubts(sound, [row("a", fraction=1.09), skipped]) == sound
+    found = with_doubts(sound, [row("a", stable=False), row("b", fraction=1.11), row("c", fraction=2.0), skipped])
+    kept, unstable, beyond = found["warnings"]
+    assert kept == "one" and found["busy_cpus"] == 0.0 and sound["warnings"] == ["one"]
+    assert unstable.startswith("not stable after the warm-up") and unstable.endswith(": a")
+    assert "peaks" in beyond and beyond.endswith(": b, c")

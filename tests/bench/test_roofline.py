@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
+from alexnet_deploy.bench import peaks as peaks_module
 from alexnet_deploy.bench.anchor import AnchorTimes, GuardedAnchor, LocalAnchor, RemoteAnchor
 from alexnet_deploy.bench.peaks import Peaks, _Meter, measured_peaks
 from alexnet_deploy.bench.profile import layer_of_kernel, layers_of_nodes, profile_from_kernels
@@ -68,6 +72,40 @@ def test_the_fastest_kernel_is_kept_and_named(monkeypatch: pytest.MonkeyPatch) -
     peaks = meter.peaks()
     assert (peaks.read_bytes_per_second, peaks.macs_per_second) == (16.0, {"fp32": 1.5})
     assert peaks.kernels == {"read": "fast", "fp32": "mm"}
+
+
+def numbers(result: Any) -> NDArray[np.float64]:
+    """What any of the libraries answers with."""
+    if isinstance(result, torch.Tensor):
+        return result.numpy().astype(np.float64)
+    return np.asarray(result[0]).astype(np.float64)
+
+
+def test_every_kernel_does_the_work_that_it_counts_as(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peaks_module, "_SIDE", 32)
+    monkeypatch.setattr(peaks_module, "_MATRIX_SIDE", 64)
+    monkeypatch.setattr(peaks_module, "_READ_BYTES", 4096)
+    meter = _Meter(1)
+    reads = {name: (amount, numbers(run())) for name, amount, run in meter._reads()}
+    of_one_row = {name for name in reads if "MatMul" in name}
+    assert {"OpenVINO MatMul of one row", "ONNX Runtime MatMul of one row"} == of_one_row
+    for name in (*of_one_row, "torch.mv"):
+        assert reads[name][0] == 4 * 64**2 and (reads[name][1] == 64).all() and reads[name][1].size == 64, name
+    assert (reads["torch.sum"][0], float(reads["torch.sum"][1])) == (4096, 1024)
+    random = np.random.default_rng(0)
+    factor = random.standard_normal((32, 32)).astype(np.float32)
+    for name, amount, run in meter._fp32():
+        assert amount == 32**3
+        if name != "torch.mm":
+            np.testing.assert_allclose(numbers(run()), factor @ factor, rtol=1e-4, atol=1e-5)
+    random = np.random.default_rng(0)
+    left = random.integers(0, 128, (32, 32)).astype(np.uint8)
+    right = random.integers(-127, 128, (32, 32)).astype(np.int8)
+    integers = {name: numbers(run()) for name, _, run in meter._int8()}
+    assert (integers["ONNX Runtime MatMulInteger"] == left.astype(int) @ right.astype(int)).all()
+    real = 1e-4 * ((left.astype(int) - 64) @ right.astype(int))
+    for name in ("ONNX Runtime quantized MatMul", "OpenVINO quantized MatMul"):
+        np.testing.assert_allclose(integers[name], real, rtol=1e-3, atol=0.1)
 
 
 def test_a_real_machine_has_peaks_that_a_machine_can_have() -> None:

@@ -18,7 +18,7 @@ from alexnet_deploy.data.catalog import (
     open_data,
 )
 from alexnet_deploy.data.sources import ArraySource, FolderSource, UnlabelledSource
-from alexnet_deploy.errors import DataError, InputError
+from alexnet_deploy.errors import DataError, ImageError, InputError
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +125,18 @@ def test_a_folder_of_images_alone_is_opened_without_classes(split: str, labelled
     assert source.image(1)[0, 0].tolist() == [0, 0, 0] and source.name_of(1) == str(folder / "b.png")
 
 
+def test_a_link_to_nothing_and_what_is_hidden(tmp_path: Path) -> None:
+    """The first is a damaged image, of which somebody hears; the others are of no class."""
+    folder = write_images(tmp_path / "set", "a.png", ".thumbnails/a.png", ".cache/b/c.png")
+    (folder / "b.png").symlink_to(folder / "nowhere")
+    for labelled in (True, False):
+        source = open_data(str(folder), "test", labelled=labelled)
+        assert isinstance(source, UnlabelledSource)
+        assert [path.name for path in source.paths] == ["a.png", "b.png"]
+    with pytest.raises(ImageError, match=r"b\.png"):
+        source.image(1)
+
+
 def test_images_of_no_class_are_left_out_with_a_note_where_classes_matter(tmp_path: Path) -> None:
     folder = write_images(write_tree(tmp_path / "set" / "val").parent, "val/montage.png", "val/bee/deep/x.png")
     linked = write_images(tmp_path / "elsewhere", "y.png")
@@ -137,6 +149,10 @@ def test_images_of_no_class_are_left_out_with_a_note_where_classes_matter(tmp_pa
     assert {path.relative_to(folder / "val").as_posix() for path in everything.paths} == {
         "ant/0.png", "ant/1.png", "bee/0.png", "bee/1.png", "bee/deep/x.png", "cat/y.png", "montage.png",
     }  # fmt: skip
+    (folder / "beside.png").symlink_to(folder / "nowhere")
+    assert open_data(str(folder), "test").notes[1].endswith("beside val/, are left out: 1")
+    assert len(open_data(str(folder), "test", labelled=False).notes) == 1
+    (folder / "beside.png").unlink()
     (folder / "val" / "montage.png").unlink()
     # The classes cost nothing, and bring the same order.
     assert open_data(str(folder), "test", labelled=False).classes == ("ant", "bee", "cat")

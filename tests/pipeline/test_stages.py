@@ -128,7 +128,7 @@ def test_calibration_takes_a_folder_and_can_leave_out_damaged_images(deployment:
     )
     skipping = loud.calibration(data=str(data), images=1000, output=output, skip_bad=True)
     assert len(CalibrationTable.read(skipping.path).images) == 20
-    assert "1 damaged" in stream.getvalue() and "broken.png" in stream.getvalue()
+    assert "left out a damaged image" in stream.getvalue() and "broken.png" in stream.getvalue()
 
 
 EXPECTED_NAMES = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -12,10 +14,12 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.graph import constant_of, weighted_nodes
+from alexnet_deploy.precision import rounding as rounding_module
 from alexnet_deploy.precision.moments import InputMoments, columns, moments_from_images
 from alexnet_deploy.precision.qdq import int8_from_fp32
 from alexnet_deploy.precision.rounding import MeasuredRounding, gptq
 from alexnet_deploy.precision.weights import largest_by_channel, nearest, rounded, scales
+from alexnet_deploy.progress import Track, Voice
 from alexnet_deploy.specs import PLAIN_ROUNDING, RoundingOptions, Target, WeightRounding
 from tests.conftest import small_preprocessing
 from tests.graphs import CONVOLUTIONS, LINEARS, evaluate, shipped_batch, small_graph, small_table
@@ -219,3 +223,26 @@ def test_a_layer_is_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = rounding(layer, 63)
     assert rounding(layer, 63) is first and rounding(layer, 127) is not first
     assert rounding(layer, 63, np.full(len(layer.weight), 1e-12)) is first
+
+
+def test_a_large_layer_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every input of every group is counted once; small layers stay silent."""
+    heard: dict[str, list[int]] = {}
+
+    class Listening(Voice):
+        @contextlib.contextmanager
+        def track(self, description: str, total: int, done: int = 0) -> Iterator[Track]:
+            heard[description] = [total, 0]
+            track = Track(self, description, total, None)
+            yield track
+            heard[description][1] = track._done
+
+    layers = list(weighted_nodes(small_graph()))
+    sizes = {layer.name: moments()[layer.name].second.shape for layer in layers}
+    monkeypatch.setattr(rounding_module, "_WATCHED_INPUTS", 432)
+    rounding = MeasuredRounding(RoundingOptions(), moments(), Listening())
+    for layer in layers:
+        rounding(layer, 7)
+    expected = {f"round {name}": [groups * inputs] * 2 for name, (groups, inputs, _) in sizes.items()}
+    assert heard == {name: counts for name, counts in expected.items() if counts[0] >= 432}
+    assert 0 < len(heard) < len(expected)

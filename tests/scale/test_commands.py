@@ -15,6 +15,8 @@ import pytest
 from alexnet_deploy import optional
 from alexnet_deploy.data.catalog import FASHION_MNIST_CLASSES
 from alexnet_deploy.data.sources import FolderSource
+from alexnet_deploy.pipeline.calibration import table_images
+from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.scale import parquet
 from alexnet_deploy.scale.cluster import Cluster
 from tests.cli.conftest import Run, assert_refused, common, run, work
@@ -65,11 +67,40 @@ def test_images_of_no_class_are_predicted_calibrated_on_and_compared(
     assert [row["classes"] for row in rows_of(output)] == [row["classes"] for row in rows_of(whole)[::40]]
     table = run("calibrate", "--data", folder, "--images", 4, *common, "--output", tmp_path / "t.json", "--json")
     assert table.code == 0, table.err
+    again = table_images(CalibrationTable.read(tmp_path / "t.json"), tmp_path / "t.json", 10)
+    assert len(again) == 4 and {again.content_hash(i) for i in range(4)} <= {
+        FolderSource(pictures).content_hash(i) for i in range(0, 200, 40)
+    }
+    other = ["--data", folder, *common, "--workdir", tmp_path / "other"]
+    assert run("calibrate", *other, "--images", 4).code == 0
+    assert_refused(run("bench", *other, "--accuracy-only"), 1, "used for calibration", "4 of 5 shared")
+    assert not list((tmp_path / "other").glob("*int8*"))
     bench = run("bench", "--accuracy-only", "--data", folder, "--precision", "fp32", *common, "--json")
     assert bench.document["data"] == {"name": str(folder), "images": 5, "skipped": 0, "labelled": False}
     ran = [row for row in bench.document["rows"] if row["status"] == "ok"]
     assert ran and all(row["top1"] is None and row["agreement"] == 1 for row in ran)
     assert "lie in no folders of their classes" in bench.err
+
+
+def test_a_folder_of_both_is_the_same_set_here_and_on_ray(
+    run: Run, common: list[object], cluster: Cluster, pictures: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "both"
+    for path in FolderSource(pictures).paths[::20]:
+        (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (folder / path.parent.name / path.name).symlink_to(path)
+    (folder / "montage.png").symlink_to(path)
+    for name, arguments in (("x", ["--data", folder]), ("y", ["--data", folder, *RAY])):
+        ended = run("predict", *arguments, *common, "--output", tmp_path / f"{name}.parquet")
+        assert ended.code == 0 and ended.err == "", ended.err
+    assert (tmp_path / "x.parquet").read_bytes() == (tmp_path / "y.parquet").read_bytes()
+    assert [row["file"] for row in rows_of(tmp_path / "x.parquet")][-1] == "montage.png"
+    warned = [run("calibrate", "--data", folder, *how, *common, "--output", tmp_path / "t.json") for how in ([], RAY)]
+    assert [ended.code for ended in warned] == [0, 0]
+    assert warned[0].err == warned[1].err and "left out: 1" in warned[0].err
+    # Its classes are the model's, by their names on disk or not; then every image counts.
+    bench = run("bench", "--accuracy-only", "--data", folder, "--precision", "fp32", *common, *RAY, "--json")
+    assert bench.document["data"] == {"name": str(folder), "images": 11, "skipped": 0, "labelled": False}
 
 
 def test_ray_writes_the_same_predictions_with_damaged_images_and_without(
@@ -167,7 +198,11 @@ def test_what_does_not_go_together_is_refused(run: Run, arguments: list[str], wo
         (["predict", "nowhere.png"], 2, ["no image"]),
         (["bench", "--runtime", "cuda"], 2, ["no such runtime: cuda", "onnxruntime-cuda"]),
         (["bench", "--accuracy-only", "--runtime", "cuda"], 2, ["no such runtime: cuda"]),
+        (["predict", "--data", "shipped", "--output", "."], 2, ["is a directory"]),
+        (["calibrate", "--data", "nowhere"], 2, ["no data source or folder"]),
         (["predict", "--data", "shipped", "--executor", "ray"], 1, ["ray", "not installed"]),
+        (["predict", "x.png", "--executor", "ray"], 2, ["go with --data"]),
+        (["bench", "--executor", "ray"], 2, ["--accuracy-only"]),
         (["calibrate", "--executor", "ray"], 1, ["ray", "not installed"]),
         (["serve"], 1, ["serve needs the package ray", "not installed"]),
     ],

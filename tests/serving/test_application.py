@@ -184,6 +184,7 @@ def test_an_image_is_classified_however_it_is_uploaded(app: Application, path: s
         (data, {}),
         form(('; filename="x.png"', data)),
         form(("", b"a field"), ("; filename*=UTF-8''x", data), boundary="a'()+_,-./:=?"),
+        form(('; filename="x.png"', data), ('; filename=""', b"")),
     ):
         if "/:=" in str(headers):
             headers = {"content-type": 'multipart/form-data; boundary="a\'()+_,-./:=?"'}

@@ -251,7 +251,7 @@ def test_what_is_learnt_from_is_said(tmp_path: Path) -> None:
     checkpoint_from_data(request, voice=Voice(stream=stream))
     said = stream.getvalue()
     assert "are of no class and are left out: 1" in said
-    assert "2 batches of 10 images an epoch, in 2 parts each; of each epoch's order the last 2 fill no batch" in said
+    assert "2 batches of 10 images an epoch, in 2 parts each; the last 2 images of an epoch's order" in said
     assert "the validation top-1 is of 2 images and says little" in said
 
 
