@@ -20,6 +20,7 @@ from alexnet_deploy.cli.options import (
     variant_option,
     workdir_option,
 )
+from alexnet_deploy.cli.session_options import SessionChoice, session_options
 from alexnet_deploy.printable import printable
 from alexnet_deploy.progress import Voice
 
@@ -42,21 +43,11 @@ _TOP = 5
 )
 @model_option
 @variant_option
-@click.option("--precision", type=click.Choice(["fp32", "int8"]), help="Of ONNX Runtime.  [default: fp32]")
+@session_options("Run")
 @click.option(
     "--labels",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="One label a line.  [default: those of the model]",
-)
-@click.option(
-    "--engine",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Run this engine on the GPU instead; its passport says which model it is.",
-)
-@click.option(
-    "--trust",
-    is_flag=True,
-    help="Open an engine without its passport, or with one that does not match. Engines are programs.",
 )
 @click.option("--top", type=click.IntRange(1), help=f"Of --data: how many classes of an image.  [default: {_TOP}]")
 @click.option("--skip-bad", is_flag=True, help="Of --data: leave out damaged images and count them.")
@@ -69,7 +60,7 @@ _TOP = 5
 @click.pass_context
 def command(
     context: click.Context, images: tuple[str, ...], data: str | None, model: str, variant: str | None,
-    precision: str | None, labels: Path | None, engine: Path | None, trust: bool, top: int | None, skip_bad: bool,
+    session: SessionChoice, labels: Path | None, top: int | None, skip_bad: bool,
     executor: Callable[[int | None], ScaleOptions], threads: int, output: Path | None, as_json: bool, workdir: Path,
     voice: Voice,
 ) -> None:  # fmt: skip
@@ -78,22 +69,16 @@ def command(
     With ONNX Runtime on the CPU, or with an engine on the GPU.
     """
     from alexnet_deploy.pipeline.predictions import images_to_predict, parquet_from_data
-    from alexnet_deploy.prediction import engine_spec, image_paths, labels_from_file
-    from alexnet_deploy.runtimes.session import SessionSpec
+    from alexnet_deploy.prediction import image_paths, labels_from_file
     from alexnet_deploy.scale.executor import opened_executor
     from alexnet_deploy.scale.parquet import require_predictions_file
-    from alexnet_deploy.specs import Precision, Target
 
-    if trust and engine is None:
-        raise click.UsageError("--trust goes with --engine.")
-    if engine is not None and precision is not None:
-        raise click.UsageError("--precision goes without --engine, which has its own.")
     if bool(images) == (data is not None):
         raise click.UsageError("Name either IMAGES or a --data source.")
     working = executor(given_threads(context, threads))
     if data is None and (output is not None or top is not None or skip_bad or working.elsewhere):
         raise click.UsageError("--output, --top, --skip-bad and --executor ray go with --data.")
-    wanted, path = Precision(precision or "fp32"), output or workdir / _PARQUET
+    path = output or workdir / _PARQUET
     # Before minutes of calibration.
     working.require_installed()
     names = labels_from_file(labels) if labels else None
@@ -102,15 +87,7 @@ def command(
     else:
         image_set = images_to_predict(data)
         require_predictions_file(path)
-    deployment = deployment_from(model, variant, workdir, voice)
-    if engine is not None:
-        spec, stated = engine_spec(engine, threads=threads, trust=trust)
-        if stated is not None and model != "shipped":
-            raise click.UsageError("--model goes without --engine, whose passport says which model it is.")
-        info = stated or deployment.info
-    else:
-        graph, info = deployment.graph(wanted, Target.ONNXRUNTIME_CPU), deployment.info
-        spec = SessionSpec(runtime="onnxruntime-cpu", precision=wanted, path=graph.path, threads=threads)
+    spec, info = session.of(deployment_from(model, variant, workdir, voice), threads=threads)
     names = info.labels if names is None else names
     if data is None:
         _print_images(spec, info, paths, names, as_json=as_json, voice=voice)

@@ -17,6 +17,7 @@ from alexnet_deploy.cli.options import (
     variant_option,
     workdir_option,
 )
+from alexnet_deploy.cli.session_options import SessionChoice, session_options
 from alexnet_deploy.printable import printable
 from alexnet_deploy.progress import Voice
 
@@ -30,22 +31,7 @@ _LARGEST_BATCH = 1024
 @click.command("serve")
 @model_option
 @variant_option
-@click.option(
-    "--runtime",
-    type=click.Choice(["onnxruntime-cpu", "openvino"]),
-    help="On this machine's CPU.  [default: onnxruntime-cpu]",
-)
-@click.option("--precision", type=click.Choice(["fp32", "int8"]), help="Of the runtime.  [default: fp32]")
-@click.option(
-    "--engine",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Serve this engine on the GPU instead; its passport says which model it is.",
-)
-@click.option(
-    "--trust",
-    is_flag=True,
-    help="Open an engine without its passport, or with one that does not match. Engines are programs.",
-)
+@session_options("Serve", runtimes=True)
 @click.option("--name", help="Of the model in paths: /v2/models/NAME.  [default: the model's own]")
 @click.option(
     "--host",
@@ -104,10 +90,9 @@ _LARGEST_BATCH = 1024
 @workdir_option
 @quiet_option
 def command(
-    model: str, variant: str | None, runtime: str | None, precision: str | None, engine: Path | None, trust: bool,
-    name: str | None, host: str, port: int, replicas: int, threads: int, max_batch: int,
-    batch_wait_ms: float, max_queue: int, max_body: float, request_timeout: float, ray_address: str | None,
-    as_json: bool, workdir: Path, voice: Voice,
+    model: str, variant: str | None, session: SessionChoice, name: str | None, host: str, port: int, replicas: int,
+    threads: int, max_batch: int, batch_wait_ms: float, max_queue: int, max_body: float, request_timeout: float,
+    ray_address: str | None, as_json: bool, workdir: Path, voice: Voice,
 ) -> None:  # fmt: skip
     """Answer requests for classes over HTTP, until Ctrl-C or SIGTERM.
 
@@ -115,16 +100,9 @@ def command(
     /, and what it counts at /metrics. Prints its address when it is ready.
     """
     from alexnet_deploy.optional import require_installed
-    from alexnet_deploy.prediction import engine_spec
-    from alexnet_deploy.runtimes.session import SessionSpec
     from alexnet_deploy.serving.deployment import require_free_port, serve
     from alexnet_deploy.serving.options import ServeOptions
-    from alexnet_deploy.specs import Precision, Target
 
-    if trust and engine is None:
-        raise click.UsageError("--trust goes with --engine.")
-    if engine is not None and (precision is not None or runtime is not None):
-        raise click.UsageError("--precision and --runtime go without --engine, which has its own.")
     if name is not None and not _may_stand_in_a_path(name):
         raise click.BadParameter("letters, digits, '.', '-' and '_' alone.", param_hint="--name")
     # Before minutes of calibration.
@@ -132,18 +110,7 @@ def command(
     if ray_address is None:
         # On a cluster, Serve may listen there already, which is where it is to listen.
         require_free_port(host, port)
-    wanted, where = Precision(precision or "fp32"), runtime or "onnxruntime-cpu"
-    deployment = deployment_from(model, variant, workdir, voice)
-    if engine is not None:
-        spec, stated = engine_spec(engine.resolve(), threads=threads, trust=trust)
-        if stated is not None and model != "shipped":
-            raise click.UsageError("--model goes without --engine, whose passport says which model it is.")
-        info = stated or deployment.info
-    else:
-        graph, info = deployment.graph(wanted, Target(where)), deployment.info
-        spec = SessionSpec(
-            runtime=where, precision=wanted, path=graph.path.resolve(), threads=threads, max_batch=max_batch
-        )
+    spec, info = session.of(deployment_from(model, variant, workdir, voice), threads=threads, max_batch=max_batch)
     options = ServeOptions(
         host=host,
         port=port,
