@@ -2,6 +2,7 @@
 
 AlexnetDeployError                 exit 1
 ├── InputError                     exit 2   what the user named is missing or is not what it should be
+│   └── UncalibratedError          exit 2   nobody said on which images (a skipped row in a bench)
 ├── MissingDependencyError         exit 1   an optional package is not installed
 ├── DataError                      exit 1   a data source cannot be used
 │   └── ImageError                 exit 1   one image is damaged
@@ -67,6 +68,10 @@ class InputError(AlexnetDeployError):
     """What the user named is missing, unreadable, or not what it should be."""
 
     exit_code = EXIT_USAGE
+
+
+class UncalibratedError(InputError):
+    """No calibration table is there, and the shipped images are not the model's own."""
 
 
 class MissingDependencyError(AlexnetDeployError):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from alexnet_deploy.data.batches import Skipped
 from alexnet_deploy.data.preprocessing import batch_from_images
 from alexnet_deploy.data.sources import IMAGE_SUFFIXES, images_below, read_image
-from alexnet_deploy.errors import InputError
+from alexnet_deploy.errors import ImageError, InputError
 from alexnet_deploy.limits import MAX_LABEL_CHARACTERS, MAX_LABELS_BYTES, bounded_bytes, require_within
 from alexnet_deploy.runtimes.admission import engine_backend, engine_facts
 from alexnet_deploy.runtimes.session import Session, SessionSpec
@@ -74,17 +75,36 @@ def engine_spec(path: Path, *, threads: int, trust: bool) -> tuple[SessionSpec, 
 
 
 def predictions(
-    session: Session, info: ModelInfo, paths: Sequence[Path], labels: Sequence[str]
+    session: Session,
+    info: ModelInfo,
+    paths: Sequence[Path],
+    labels: Sequence[str],
+    *,
+    top: int = TOP,
+    skipped: Skipped | None = None,
 ) -> Iterator[Prediction]:
     """Runs the images one by one.
+
+    Args:
+        session, info: What runs, and its model.
+        paths: The images.
+        labels: Names of the classes, or none.
+        top: How many classes of each.
+        skipped: Where damaged images are noted; None makes the first one an error.
 
     Raises:
         ImageError: An image is damaged.
         InputError: The labels do not fit the model's classes.
     """
     for path in paths:
-        logits = session.run(batch_from_images([read_image(path)], info.preprocessing))[0]
-        yield Prediction(path=path, classes=top_classes(logits, labels))
+        try:
+            image = batch_from_images([read_image(path)], info.preprocessing)
+        except ImageError as exc:
+            if skipped is None:
+                raise
+            skipped.note(exc.problem)
+            continue
+        yield Prediction(path=path, classes=top_classes(session.run(image)[0], labels, top))
 
 
 def best_classes(logits: NDArray[np.floating], top: int) -> tuple[list[int], list[float]]:
@@ -101,7 +121,7 @@ def best_classes(logits: NDArray[np.floating], top: int) -> tuple[list[int], lis
     return [int(place) for place in best], [float(probabilities[place]) for place in best]
 
 
-def top_classes(logits: NDArray[np.float32], labels: Sequence[str]) -> tuple[tuple[str, float], ...]:
+def top_classes(logits: NDArray[np.float32], labels: Sequence[str], top: int = TOP) -> tuple[tuple[str, float], ...]:
     """`(label, probability)` of the most likely classes of one row of logits or probabilities, most likely first.
 
     Raises:
@@ -109,7 +129,7 @@ def top_classes(logits: NDArray[np.float32], labels: Sequence[str]) -> tuple[tup
     """
     if labels and len(labels) != len(logits):
         raise InputError("the labels do not fit the model", got=f"{len(labels)}", expected=f"{len(logits)}")
-    best, shares = best_classes(logits, TOP)
+    best, shares = best_classes(logits, top)
     return tuple((labels[place] if labels else str(place), share) for place, share in zip(best, shares, strict=True))
 
 

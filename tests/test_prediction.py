@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet_deploy.data.batches import Skipped
 from alexnet_deploy.data.preprocessing import batch_from_images
 from alexnet_deploy.data.sources import read_image
 from alexnet_deploy.errors import ImageError, InputError
@@ -127,3 +128,13 @@ def test_labels_that_cannot_be_read_are_refused(tmp_path: Path, content: bytes |
     with pytest.raises(InputError, match=r"labels\.txt") as caught:
         labels_from_file(path)
     assert caught.value.expected
+
+
+def test_damaged_images_can_be_left_out_and_classes_be_fewer(picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"\x89PNG")
+    skipped = Skipped()
+    found = list(
+        predictions(Fixed([0.0] * 10), small_info(), [tmp_path / "x.png", picture], (), top=2, skipped=skipped)
+    )
+    assert [len(each.classes) for each in found] == [2] and found[0].path == picture
+    assert len(skipped) == 1 and "x.png" in skipped.names[0]

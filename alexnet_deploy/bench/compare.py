@@ -30,6 +30,7 @@ _SCOPE = "scope"
 _LEAST_WEIGHT = 0.2
 _EMPTY = ("verdict", "ratio", "ci", "raw_ratio", "accuracy")
 FASTER, SLOWER, SAME, UNSURE, GONE, NEW = "faster", "slower", "same", "unsure", "gone", "new"
+NOT_ASKED = "not asked for"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +89,16 @@ def comparison(old: dict[str, Any], new: dict[str, Any], bounds: Bounds, *, anyw
         "new": {"made": new["made"], "model": new["model"].get("sha256")},
         "bounds": {"slower": bounds.slower, "drop": bounds.drop, "confidence": bounds.confidence},
         "different": list(different.values()),
+        "doubts": {"old": _doubts(old), "new": _doubts(new)},
         "rows": rows,
         "regressions": [row["key"] for row in rows if row["regression"]],
     }
+
+
+def _doubts(bench: dict[str, Any]) -> list[str]:
+    """What was wrong with the conditions of a bench."""
+    warnings = _at(bench, ("conditions", "warnings"))
+    return [str(warning) for warning in warnings] if isinstance(warnings, list) else []
 
 
 def _require_an_answer(rows: Sequence[dict[str, Any]], pair: _Pair) -> None:
@@ -164,7 +172,8 @@ class _Pair:
         empty = {"key": known["key"], **dict.fromkeys(_EMPTY), "anchored": False, "regression": False, "reasons": []}
         ran = [side is not None and side["status"] == "ok" for side in (old, new)]
         if old is None or new is None or not all(ran):
-            return empty | _missing(new, ran)
+            asked = new is not None or old is None or _is_asked(old, self.new)
+            return empty | (_missing(new, ran) if asked else {"verdict": NOT_ASKED if ran[0] else None})
         before, after, anchored = self._turns(old, new)
         ratio, interval = ratio_of_turns(before, after, self.bounds.confidence)
         verdict, accuracy = _verdict(ratio, interval, self.bounds), _accuracy(old, new)
@@ -197,6 +206,18 @@ class _Pair:
         ]
         before, after = over if len(over) == len(turns) else turns
         return before, after, len(over) == len(turns)
+
+
+def _is_asked(row: dict[str, Any], bench: dict[str, Any]) -> bool:
+    """Whether a bench was asked for such a row; one of an earlier version does not say, and counts as asked for all."""
+    asked = bench.get("asked")
+    asked = asked if isinstance(asked, dict) else {}
+    among = (
+        (row.get("runtime"), asked.get("runtimes")),
+        (row.get("precision"), asked.get("precisions")),
+        (row.get("batch"), bench["options"].get("batches")),
+    )
+    return all(not isinstance(names, list) or not names or value in names for value, names in among)
 
 
 def _missing(new: dict[str, Any] | None, ran: Sequence[bool]) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def _sentence(machine: str, batch: int, chosen: dict[str, Any] | None, ran: Sequ
     latency = chosen["latency_ms"]
     parts = [f"its median of {latency['median']:.2f} ms is {_rival(chosen, ran)}", _loss(chosen)]
     if chosen["size_bytes"]:
-        parts.append(f"its file is {chosen['size_bytes'] / 1e6:.0f} MB")
+        size = chosen["size_bytes"] / 1e6
+        parts.append(f"its file is {size:.{0 if size >= 10 else 1}f} MB")
     best = max(filter(keeps_accuracy, ran), key=lambda row: float(row["throughput_ips"]))
     more = ""
     if best["throughput_ips"] > _MORE * chosen["throughput_ips"]:

@@ -25,6 +25,7 @@ from alexnet_deploy.printable import printable
 from alexnet_deploy.progress import Voice
 
 if TYPE_CHECKING:
+    from alexnet_deploy.data.batches import Skipped
     from alexnet_deploy.runtimes.session import SessionSpec
     from alexnet_deploy.scale.executor import ScaleOptions
     from alexnet_deploy.weights import ModelInfo
@@ -49,8 +50,8 @@ _TOP = 5
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="One label a line.  [default: those of the model]",
 )
-@click.option("--top", type=click.IntRange(1), help=f"Of --data: how many classes of an image.  [default: {_TOP}]")
-@click.option("--skip-bad", is_flag=True, help="Of --data: leave out damaged images and count them.")
+@click.option("--top", type=click.IntRange(1), default=_TOP, show_default=True, help="How many classes of an image.")
+@click.option("--skip-bad", is_flag=True, help="Leave out damaged images and count them.")
 @executor_options
 @threads_option("CPU threads; of ray those of each worker, where it is given.")
 @output_option(f"Of --data: the Parquet file.  [default: WORKDIR/{_PARQUET}]")
@@ -60,7 +61,7 @@ _TOP = 5
 @click.pass_context
 def command(
     context: click.Context, images: tuple[str, ...], data: str | None, model: str, variant: str | None,
-    session: SessionChoice, labels: Path | None, top: int | None, skip_bad: bool,
+    session: SessionChoice, labels: Path | None, top: int, skip_bad: bool,
     executor: Callable[[int | None], ScaleOptions], threads: int, output: Path | None, as_json: bool, workdir: Path,
     voice: Voice,
 ) -> None:  # fmt: skip
@@ -68,6 +69,7 @@ def command(
 
     With ONNX Runtime on the CPU, or with an engine on the GPU.
     """
+    from alexnet_deploy.data.batches import Skipped, say_skipped
     from alexnet_deploy.pipeline.predictions import images_to_predict, parquet_from_data
     from alexnet_deploy.prediction import image_paths, labels_from_file
     from alexnet_deploy.scale.executor import opened_executor
@@ -76,8 +78,8 @@ def command(
     if bool(images) == (data is not None):
         raise click.UsageError("Name either IMAGES or a --data source.")
     working = executor(given_threads(context, threads))
-    if data is None and (output is not None or top is not None or skip_bad or working.elsewhere):
-        raise click.UsageError("--output, --top, --skip-bad and --executor ray go with --data.")
+    if data is None and (output is not None or working.elsewhere):
+        raise click.UsageError("--output and --executor ray go with --data.")
     path = output or workdir / _PARQUET
     # Before minutes of calibration.
     working.require_installed()
@@ -90,17 +92,28 @@ def command(
     spec, info = session.of(deployment_from(model, variant, workdir, voice), threads=threads)
     names = info.labels if names is None else names
     if data is None:
-        _print_images(spec, info, paths, names, as_json=as_json, voice=voice)
+        skipped = Skipped() if skip_bad else None
+        _print_images(spec, info, paths, names, top, skipped, as_json=as_json, voice=voice)
+        say_skipped(skipped.names if skipped is not None else [], voice)
         return
     with opened_executor(working, voice) as executing:
         document = parquet_from_data(
-            path, image_set, spec, info.preprocessing, names, executing, top=top or _TOP, skip_bad=skip_bad, voice=voice
+            path, image_set, spec, info.preprocessing, names, executing, top=top, skip_bad=skip_bad, voice=voice
         )
+    voice.say(f"{document['data']['images']} images of {printable(document['data']['name'])} predicted")
     click.echo(json.dumps(document, indent=1) if as_json else printable(path))
 
 
 def _print_images(
-    spec: SessionSpec, info: ModelInfo, paths: list[Path], names: tuple[str, ...], *, as_json: bool, voice: Voice
+    spec: SessionSpec,
+    info: ModelInfo,
+    paths: list[Path],
+    names: tuple[str, ...],
+    top: int,
+    skipped: Skipped | None,
+    *,
+    as_json: bool,
+    voice: Voice,
 ) -> None:
     from alexnet_deploy.prediction import predictions
     from alexnet_deploy.runtimes.open import open_session
@@ -109,7 +122,7 @@ def _print_images(
     with open_session(spec) as session:
         for note in session.notes:
             voice.warn(note)
-        for prediction in predictions(session, info, paths, names):
+        for prediction in predictions(session, info, paths, names, top=top, skipped=skipped):
             found.append({"path": str(prediction.path), "classes": [list(pair) for pair in prediction.classes]})
             if not as_json:
                 click.echo(printable(prediction.path))

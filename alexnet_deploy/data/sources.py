@@ -231,7 +231,7 @@ def _decoded(name: str, open_: Callable[[], IO[bytes]]) -> NDArray[np.uint8]:
         raise ImageError(
             f"{name} cannot be read as an image",
             got=_without_address(exc),
-            remedy="replace or remove the file; where a --data source is read, --skip-bad leaves it out",
+            remedy="replace or remove the file, or leave it out with --skip-bad",
         ) from exc
 
 

@@ -80,6 +80,7 @@ def bench_document(
         "environment": environment(),
         "conditions": with_doubts(conditions.to_json(), rows),
         **_what(deployment, options, images),
+        "asked": {"runtimes": list(runtimes), "precisions": [precision.value for precision in precisions]},
         "peaks": peaks.to_json(),
         "network": costs.layers,
         "sessions": [session_entry(each) for each in candidates],

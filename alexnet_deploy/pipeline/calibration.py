@@ -15,7 +15,7 @@ from alexnet_deploy.artifacts import read_passport
 from alexnet_deploy.data.batches import Skipped, damaged_text, say_notes, say_skipped, undamaged
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import ImageSource
-from alexnet_deploy.errors import AlexnetDeployError, DataError, ImageError, InputError
+from alexnet_deploy.errors import AlexnetDeployError, DataError, ImageError, InputError, UncalibratedError
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.machine import tool_versions
 from alexnet_deploy.pipeline.workspace import Artifact, Made, Workspace
@@ -45,17 +45,17 @@ def calibration_set(info: ModelInfo, data: str | None, images: int) -> ImageSet:
         images: How many at most.
 
     Raises:
-        InputError: The model was not trained on what the shipped images show, and no data was named.
+        UncalibratedError: The model was not trained on what the shipped images show, and no data was named.
     """
     if not 1 <= images <= 1_000_000:
         raise InputError("no such number of calibration images", got=images, expected="1 to 1,000,000")
     if data is None and info.labels != shipped_images(Split.CALIBRATION).classes:
-        raise InputError(
-            f"the shipped calibration images are not what {info.name} was trained on",
+        raise UncalibratedError(
+            f"{info.name} has no calibration table, and the shipped calibration images are not its own",
             got="Fashion-MNIST images",
             expected=f"images as it sees them in use ({len(info.labels) or 'unnamed'} classes)",
-            remedy="name them with `alexnet-deploy calibrate --data FOLDER` (classes or none); the other "
-            "commands use its table; `--data shipped` insists on the shipped images",
+            remedy="`alexnet-deploy calibrate --data FOLDER` (classes or none) with the same --model and "
+            "--workdir; the other commands use its table; `--data shipped` insists on the shipped images",
         )
     return ImageSet(data=data or SHIPPED, split="train", drawn=images)
 

@@ -9,7 +9,14 @@ from pathlib import Path
 from alexnet_deploy.bench.candidate import BenchOptions, Candidate
 from alexnet_deploy.bench.runner import EVALUATION_BATCH
 from alexnet_deploy.engines.options import EngineOptions, Profile, able_sms
-from alexnet_deploy.errors import EngineError, GraphError, InputError, MissingDependencyError, PrecisionProofError
+from alexnet_deploy.errors import (
+    EngineError,
+    GraphError,
+    InputError,
+    MissingDependencyError,
+    PrecisionProofError,
+    UncalibratedError,
+)
 from alexnet_deploy.machine import CPU_BF16_FLAGS, count_gpus, cpu_flags, gpu_sm
 from alexnet_deploy.optional import is_installed
 from alexnet_deploy.pipeline.costs import Costs
@@ -137,6 +144,8 @@ def _candidates(
             except (PrecisionProofError, EngineError, GraphError) as exc:
                 # One artifact that cannot be made is a row that says so, not the end of all others.
                 yield Candidate(spec=spec, reason=str(exc), status="failed")
+            except UncalibratedError as exc:
+                yield Candidate(spec=spec, reason=f"{exc.problem}; {exc.remedy}")
         # More requests at once compute the same.
         plain = spec.name if hint is None else plain
 

@@ -17,10 +17,16 @@ from alexnet_deploy.report.markdown import markdown_from_bench
 from alexnet_deploy.specs import Precision
 
 BENCH_NAME, REPORT_NAME = "bench.json", "report.html"
+NOTHING_RAN_NAME = "bench.nothing-ran.json"
 
 
 def write_bench(document: dict[str, Any], folder: Path, output: Path | None = None) -> tuple[Path, Path]:
-    """Writes the bench as JSON with its passport, and as a page and in Markdown beside it."""
+    """Writes the bench as JSON with its passport, and as a page and in Markdown beside it.
+
+    One in which no row ran takes a name of its own where none was given: it is no successor of the last one.
+    """
+    ran = any(row["status"] == "ok" for row in document["rows"])
+    output = output or (None if ran else folder / NOTHING_RAN_NAME)
     path = output or folder / BENCH_NAME
     report = path.with_suffix(".html") if output else folder / REPORT_NAME
     facts = {"model": document["model"]["name"], "rows": len(document["rows"])}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alexnet_deploy.artifacts import read_passport
 from alexnet_deploy.bench.candidate import BenchOptions, Candidate
 from alexnet_deploy.bench.runner import EvaluationData
 from alexnet_deploy.data.batches import Skipped, say_notes, say_skipped, undamaged
@@ -60,6 +62,7 @@ class EvaluationImages:
         self.images = _images(deployment, name if executor is None else absolute(name))
         self.source = self.images.source
         say_notes(self.source, voice)
+        _say_if_trained_on(deployment, self.source)
         self._hashes: tuple[str, ...] | None = None
         hashes: tuple[str, ...] = ()
         if executor is not None and skip_bad:
@@ -114,7 +117,8 @@ class EvaluationImages:
                 f"evaluation images of {self.source.name} were used for calibration or by the guard",
                 got=f"{len(shared)} of {len(self.kept)} shared",
                 expected="sets that share no image (by content hash)",
-                remedy="name other images with --data, or calibrate on others with `alexnet-deploy calibrate --data`",
+                remedy="give the folder train/ and val/, or name other images with --data, or calibrate on others with "
+                "`alexnet-deploy calibrate --data`",
             )
 
 
@@ -146,6 +150,17 @@ def _images(deployment: Deployment, name: str) -> ImageSet:
     if images.source.notes and deployment.info.labels != images.source.classes:
         return ImageSet(data=name, labelled=False)
     return images
+
+
+def _say_if_trained_on(deployment: Deployment, source: ImageSource) -> None:
+    """Of a folder that has no split of its own, training and evaluation are the same images."""
+    passport = read_passport(deployment.source)
+    trained = passport.facts.get("data") if passport is not None and passport.kind == "checkpoint" else None
+    if isinstance(trained, str) and Path(trained).absolute() == Path(source.name).absolute():
+        deployment.workspace.voice.warn(
+            f"{deployment.info.name} was trained on images of {source.name}: its accuracy there says little of others "
+            "(give the folder train/ and val/, or name other images with --data)"
+        )
 
 
 def _labels(

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from alexnet_deploy.printable import printable
-from alexnet_deploy.report.words import label_of, percent, reasons
+from alexnet_deploy.report.words import few_megabytes, label_of, percent, reasons
 
 
 def print_accuracy(document: dict[str, Any], console: Console) -> None:
@@ -25,7 +25,7 @@ def print_accuracy(document: dict[str, Any], console: Console) -> None:
     for row in rows:
         shares = (percent(row[name]).removesuffix(" %") for name in ("top1", "top5", "agreement"))
         noise = "" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
-        size = f"{row['size_bytes'] / 1e6:.0f}" if row["size_bytes"] else ""
+        size = few_megabytes(row["size_bytes"])
         flips = (str(row["flips"][side]) for side in ("lost", "won"))
         table.add_row(escape(printable(label_of(row))), *shares, noise, *flips, size)
     if rows:

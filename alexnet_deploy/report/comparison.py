@@ -19,7 +19,7 @@ def print_comparison(document: dict[str, Any], console: Console) -> None:
     """Prints the rows that ran in one of the benches, then the regressions."""
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for index, name in enumerate(_HEAD):
-        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=index != 1, overflow="fold")
+        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=index > 0, overflow="fold")
     for row in document["rows"]:
         if row["verdict"] is not None:
             table.add_row(*(Text(printable(cell)) for cell in _cells(row)))
@@ -45,6 +45,14 @@ def lines(document: dict[str, Any]) -> list[str]:
     compared = [row for row in document["rows"] if row["ratio"] is not None]
     if document["different"]:
         found.append(f"not measured alike, compared all the same: {'; '.join(document['different'])}")
+    found += [
+        f"the {which} bench was not clean: {'; '.join(doubts)}"
+        for which, doubts in (document.get("doubts") or {}).items()
+        if doubts
+    ]
+    left = sum(row["verdict"] == "not asked for" for row in document["rows"])
+    if left:
+        found.append(f"{left} rows of the old bench were not asked for in the new one, and are not judged")
     raw = [row["key"] for row in compared if not row["anchored"]]
     if raw:
         found.append(f"without an anchor, so that a slower machine reads as a slower row: {', '.join(raw)}")

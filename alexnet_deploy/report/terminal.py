@@ -13,6 +13,7 @@ from alexnet_deploy.printable import printable
 from alexnet_deploy.report.rows import Row, batches_that_ran, rows_that_ran
 from alexnet_deploy.report.sections.start import sessions_of
 from alexnet_deploy.report.words import (
+    few_megabytes,
     label_of,
     milliseconds,
     percent,
@@ -59,7 +60,7 @@ def _columns(width: int, rows: Sequence[Row]) -> list[tuple[str, Callable[[Row],
         ("limit %", _limit, limits),
         ("top-1 %", lambda row: percent(row["top1"]).removesuffix(" %"), True),
         ("agree %", lambda row: percent(row["agreement"]).removesuffix(" %"), True),
-        ("MB", lambda row: f"{row['size_bytes'] / 1e6:.0f}" if row["size_bytes"] else "", True),
+        ("MB", lambda row: few_megabytes(row["size_bytes"]), True),
     ]
     return [(title, cell) for title, cell, shown in columns if shown]
 

@@ -53,6 +53,11 @@ def megabytes(size_bytes: float | None) -> str:
     return f"{size_bytes / 1e6:.1f}" if size_bytes else ""
 
 
+def few_megabytes(size_bytes: float | None) -> str:
+    """`56995843` as `57`, and what is below ten with a digit more; empty for None and 0."""
+    return f"{size_bytes / 1e6:.0f}" if size_bytes and size_bytes >= 10e6 else megabytes(size_bytes)
+
+
 def moment(made: str) -> str:
     """`2026-11-24T14:12:15+00:00` as `2026-11-24 14:12 UTC`; other texts as they are."""
     found = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:\+00:00|Z)", made)
@@ -139,11 +144,12 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
         if row["precision"] != "int8" or base is None or row.get("in_flight", 1) > 1:
             continue
         ratio = base["latency_ms"]["median"] / row["latency_ms"]["median"]
-        speed = f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
+        speed = f"{ratio:.2f}x faster than" if ratio >= 1 else f"{1 / ratio:.2f}x slower than"
+        speed = speed if round(max(ratio, 1 / ratio), 2) > 1 else "as fast as"
         accuracy = ""
         if row["top1"] is not None and row["batch"] == document["options"]["batches"][0]:
             points = 100 * (row["top1"] - base["top1"])
             accuracy = f", top-1 {points:+.2f} points (p = {row['flips']['p_value']:.2f})"
         graph = f" {row['hint']}" if is_hinted(row) else ""
-        lines.append(f"{row['runtime']}: INT8{graph} is {speed} than FP32 at batch {row['batch']}{accuracy}")
+        lines.append(f"{row['runtime']}: INT8{graph} is {speed} FP32 at batch {row['batch']}{accuracy}")
     return lines

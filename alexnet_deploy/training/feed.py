@@ -109,7 +109,8 @@ class Feed:
         parts = f", in {self.accumulate} parts each" if self.accumulate > 1 else ""
         rest = len(self.source) - self.steps_per_epoch * self.batch
         left = f"; the last {rest} images of an epoch's order, others in every epoch, fill no batch" if rest else ""
-        return f"{self.steps_per_epoch} batches of {self.batch} images an epoch{shared}{parts}{left}"
+        count = "one batch" if self.steps_per_epoch == 1 else f"{self.steps_per_epoch} batches"
+        return f"{count} of {self.batch} images an epoch{shared}{parts}{left}"
 
     def steps(self, epoch: int, done: int) -> Iterator[StepBatch]:
         """The rest of an epoch after `done` of its steps, in the order that seed and epoch give."""

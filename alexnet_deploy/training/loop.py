@@ -258,7 +258,7 @@ class _Run:
                 if not learnt:
                     raise TrainingError("no image of the epoch can be read", remedy="check the data")
                 signal = self._validate(stop) or signal
-                self._end_epoch(log)
+                self._end_epoch(log, recent)
                 signal = self.ranks.signal(stop, signal)
                 if signal:
                     raise Stopped(signal, remedy)
@@ -301,11 +301,11 @@ class _Run:
         self.validation_top1 = told.sums[0] / told.sums[1] if told.sums[1] else None
         return told.signal
 
-    def _end_epoch(self, log: Log) -> None:
+    def _end_epoch(self, log: Log, recent: Sequence[tuple[float, float]]) -> None:
         epoch = self.step // self.steps_per_epoch
         log.write(step=self.step, epoch=epoch, validation_top1=self.validation_top1)
-        if self.validation_top1 is not None:
-            self.voice.say(f"epoch {epoch}: validation top-1 {self.validation_top1:.4f}")
+        accuracy = "" if self.validation_top1 is None else f", validation top-1 {self.validation_top1:.4f}"
+        self.voice.say(f"epoch {epoch}: loss {sum(loss for loss, _ in recent) / len(recent):.4f}{accuracy}")
         self._save()
 
     def _save(self) -> None:

@@ -96,6 +96,7 @@ def checkpoint_from_data(request: TrainingRequest, *, ranks: Ranks | None = None
     say_skipped(result.skipped.names, voice)
     if ranks.first:
         voice.say(f"wrote {request.output} ({request.output.stat().st_size / 1e6:.1f} MB)")
+        voice.say(f"the other commands take it with --model {request.output}")
     return request.output
 
 

@@ -13,6 +13,7 @@ import pytest
 from alexnet_deploy.bench.compare import Bounds, comparison, ratio_of_turns
 from alexnet_deploy.bench.documents import read_bench
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.report.comparison import lines
 from tests.bench.documents import bench_of
 
 ROWS = {
@@ -293,3 +294,37 @@ def test_a_bench_is_read(tmp_path: Path) -> None:
     document = bench_of(ROWS, seed=1)
     path.write_text(json.dumps(document))
     assert read_bench(path) == document
+
+
+@pytest.mark.parametrize(
+    ("asked", "batches", "left"),
+    [
+        ({"runtimes": ["openvino"], "precisions": []}, [1, 16], {"torch/fp32/1", "torch/fp32/16"}),
+        ({"runtimes": [], "precisions": ["int8"]}, [1, 16], {"torch/fp32/1", "torch/fp32/16"}),
+        ({"runtimes": [], "precisions": []}, [1], {"torch/fp32/16", "openvino/int8/16"}),
+    ],
+)
+def test_rows_that_were_not_asked_for_are_not_judged(
+    asked: dict[str, list[str]], batches: list[int], left: set[str]
+) -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of(ROWS, seed=2)
+    new["rows"] = [row for row in new["rows"] if row["key"] not in left]
+    assert all(verdicts(old, new)[key] == ("gone", True) for key in left)
+    new["asked"], new["options"] = asked, new["options"] | {"batches": batches}
+    found = comparison(old, new, BOUNDS)
+    assert {row["key"] for row in found["rows"] if row["verdict"] == "not asked for"} == left
+    assert found["regressions"] == []
+    assert f"{len(left)} rows of the old bench were not asked for" in " ".join(lines(found))
+    # What was asked for and is not there is still a regression.
+    new["rows"].pop()
+    assert len(comparison(old, new, BOUNDS)["regressions"]) == 1
+
+
+def test_conditions_that_were_not_clean_are_said_with_the_verdict() -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of(ROWS, seed=2)
+    new["conditions"] = {"warnings": ["1.0 CPUs were busy"]}
+    assert "the new bench was not clean: 1.0 CPUs were busy" in lines(comparison(old, new, BOUNDS))
+    wrong: list[Any] = [{"warnings": 3}, [], None, "busy"]
+    for nonsense in wrong:
+        new["conditions"] = nonsense
+        assert comparison(old, new, BOUNDS)["doubts"] == {"old": [], "new": []}

@@ -101,7 +101,7 @@ def test_the_shipped_images_are_taken_where_they_are_the_models_own() -> None:
 
 def test_the_shipped_images_of_another_model_must_be_named() -> None:
     info = replace(INFO, labels=())
-    with pytest.raises(InputError, match="calibration images") as caught:
+    with pytest.raises(InputError, match="calibration") as caught:
         calibration_images(info, None, 5, voice=voice())
     assert caught.value.remedy and "--data" in caught.value.remedy
     assert len(calibration_images(info, "shipped", 5, voice=voice())) == 5

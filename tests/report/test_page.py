@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from alexnet_deploy.pipeline.demo import write_bench
 from alexnet_deploy.report.html import page_from_bench
 from alexnet_deploy.report.style import RUNTIME_COLOURS, stylesheet
-from alexnet_deploy.report.words import moment
+from alexnet_deploy.report.words import few_megabytes, moment
 from tests.report.documents import (
     HOSTILE,
     crowded_document,
@@ -253,3 +254,20 @@ def test_the_page_says_which_samples_are_those_of_the_evaluation() -> None:
     assert words not in Tags(page_from_bench(plain)).text
     assert words in Tags(page_from_bench(evaluated)).text
     assert "At batch 1 the" not in Tags(page_from_bench(evaluated)).text
+
+
+def test_a_bench_in_which_nothing_ran_takes_no_other_ones_place(tmp_path: Path) -> None:
+    good, page = write_bench(document(), tmp_path)
+    before = good.read_bytes(), page.read_bytes()
+    nothing = document()
+    for row in nothing["rows"]:
+        row["status"] = "skipped"
+    path, report = write_bench(nothing, tmp_path)
+    assert (path.name, report.name) == ("bench.nothing-ran.json", "bench.nothing-ran.html")
+    assert (good.read_bytes(), page.read_bytes()) == before
+    assert write_bench(nothing, tmp_path, tmp_path / "named.json")[0].name == "named.json"
+
+
+@pytest.mark.parametrize(("size", "text"), [(None, ""), (400_000, "0.4"), (9_950_000, "9.9"), (56_995_843, "57")])
+def test_small_files_are_not_of_zero_megabytes(size: int | None, text: str) -> None:
+    assert few_megabytes(size) == text

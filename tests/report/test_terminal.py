@@ -67,7 +67,9 @@ def test_a_slower_int8_is_called_slower() -> None:
     values = document()
     values["rows"] = [row_of("openvino", "fp32", 1, 10.0), row_of("openvino", "int8", 1, 15.0)]
     (line,) = sentences(values)
-    assert "1.50x slower" in line
+    assert "1.50x slower than FP32" in line
+    values["rows"][1] = row_of("openvino", "int8", 1, 10.02)
+    assert "INT8 is as fast as FP32" in sentences(values)[0]
 
 
 def test_no_sentence_without_a_pair() -> None:

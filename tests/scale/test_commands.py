@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from alexnet_deploy import optional
 from alexnet_deploy.data.catalog import FASHION_MNIST_CLASSES
@@ -20,6 +21,7 @@ from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.scale import parquet
 from alexnet_deploy.scale.cluster import Cluster
 from tests.cli.conftest import Run, assert_refused, common, run, work
+from tests.training.test_run import write_tree
 
 __all__ = ["common", "run", "work"]
 RAY = ["--executor", "ray", "--workers", 2]
@@ -235,3 +237,36 @@ def test_a_cluster_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     )
     assert done.returncode == 2 and done.stdout == ""
     assert "no Ray cluster at nowhere" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_model_of_ones_own_is_benched_without_a_table_and_with_one(run: Run, tmp_path: Path) -> None:
+    photos, work = write_tree(tmp_path / "photos", each=8), tmp_path / "work"
+    said = ["--workdir", work, "--runtime", "onnxruntime-cpu", "--accuracy-only", "--json"]
+    small = ["--width", "0.125", "--image-size", "99", "--epochs", "1", "--batch-size", "8"]
+    trained = run("train", "--data", photos, "--workdir", work, *small)
+    model = work / "alexnet.safetensors"
+    assert trained.code == 0 and f"with --model {model}" in trained.err and "epoch 1: loss " in trained.err
+    found = run("bench", "--model", model, "--data", photos, *said)
+    assert found.code == 0, found.err
+    assert "was trained on images of" in found.err
+    rows = {row["precision"]: row for row in found.document["rows"]}
+    assert rows["fp32"]["status"] == "ok" and rows["int8"]["status"] == "skipped"
+    assert "has no calibration table" in rows["int8"]["reason"] and "calibrate --data" in rows["int8"]["reason"]
+    others = tmp_path / "others"
+    others.mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(100 + number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(others / f"{number}.png")
+    assert run("calibrate", "--model", model, "--data", others, "--workdir", work).code == 0
+    again = run("bench", "--model", model, "--data", photos, *said)
+    assert [row["status"] for row in again.document["rows"]] == ["ok", "ok"]
+
+
+def test_files_can_be_predicted_with_fewer_classes_and_without_the_damaged(
+    run: Run, common: list[object], damaged: Path
+) -> None:
+    folder = sorted(damaged.iterdir())[0]
+    assert_refused(run("predict", folder, *common), 1, "000 cut.png", "--skip-bad")
+    found = run("predict", folder, *common, "--skip-bad", "--top", 2, "--json")
+    assert found.code == 0 and "left out a damaged image" in found.err
+    assert {len(each["classes"]) for each in found.document["predictions"]} == {2}

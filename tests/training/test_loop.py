@@ -507,10 +507,10 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = []
     original = loop._Run._end_epoch
 
-    def counted(self: Any, log: Any) -> None:
+    def counted(self: Any, log: Any, recent: Any) -> None:
         ends.append(self.step)
         assert len(ends) < 20, f"it goes round and round at step {self.step}"
-        original(self, log)
+        original(self, log, recent)
 
     monkeypatch.setattr(loop._Run, "_end_epoch", counted)
 
