@@ -297,9 +297,9 @@ def test_bench_of_what_cannot_run_gives_rows_with_reasons(
     # Nothing was measured: a gate must not pass.
     assert ended.code == 1
     assert "torch fp32: skipped: " in ended.out and "ONNX" in ended.out
-    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "bench.nothing-ran.json").read_text())["rows"]
     assert {row["status"] for row in rows} == {"skipped"} and all(row["reason"] for row in rows)
-    assert (tmp_path / "report.html").is_file()
+    assert (tmp_path / "bench.nothing-ran.html").is_file()
 
 
 def test_help_lists_every_command(run: Run) -> None:
