@@ -116,6 +116,30 @@ def stoppable(
         os.close(writes)
 
 
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Has signals that come inside the block handled at its end: what it does is done, or not begun."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def keep(number: int, _frame: object) -> None:
+        came.append(number)
+
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in before:
+        signal.signal(number, keep)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for each in came:
+            before[signal.Signals(each)](each, None)
+
+
 def _listen(reads: int, request: StopRequest, acknowledge: Callable[[str], None], text: str) -> None:
     while (byte := os.read(reads, 1)) != _END:
         if byte[0] in _SIGNALS:

@@ -7,8 +7,10 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.errors import AlexnetDeployError
@@ -102,8 +104,48 @@ def _cpuinfo(key: str) -> str:
 
 
 def usable_cpus() -> int:
-    """CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPUs this process may use: those it is bound to, and of a quota of CPU time the whole ones."""
+    quota = cpu_quota()
+    return len(own_cpus()) if quota is None else max(1, min(len(own_cpus()), int(quota)))
+
+
+def own_cpus() -> frozenset[int]:
+    """Numbers of the CPUs that this process is bound to."""
+    return frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+
+def cpu_quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+    """CPUs' worth of time that the kernel gives this process at most, as of `docker run --cpus`; None without a bound.
+
+    The least of its control group and those above it (cgroup v2's `cpu.max`, v1's `cpu.cfs_quota_us`). More threads
+    than that are stopped for the rest of each period, which no timing tells.
+    """
+    found = []
+    for path in _own_groups(own):
+        for base, names in ((groups, ("cpu.max",)), (groups / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us"))):
+            for folder in (base / path, *(base / path).parents):
+                if folder == base.parent:
+                    break
+                found.append(_quota_of([folder / name for name in names]))
+    return min((quota for quota in found if quota is not None), default=None)
+
+
+def _own_groups(own: Path) -> list[str]:
+    """Paths of this process's control groups; in a container they are often those of the host, and not to be seen."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    fields = [line.split(":", 2) for line in lines]
+    return ["", *(each[2].strip("/") for each in fields if len(each) == 3 and each[1] in ("", "cpu", "cpu,cpuacct"))]
+
+
+def _quota_of(files: list[Path]) -> float | None:
+    try:
+        quota, period = (int(value) for file in files for value in file.read_text().split())
+    except (OSError, ValueError):
+        return None  # `max 100000` says that there is no bound
+    return quota / period if quota > 0 and period > 0 else None
 
 
 def memory_bytes() -> int:
@@ -168,6 +210,7 @@ def environment() -> dict[str, Any]:
         "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "cpu_family": "/".join(filter(None, [_cpuinfo("cpu family"), _cpuinfo("model"), _cpuinfo("stepping")])),
         "cpus": usable_cpus(),
+        "cpu_quota": cpu_quota(),
         "cpu_flags": [flag for flag in _NOTABLE_FLAGS if flag in flags],
         "memory_bytes": memory_bytes(),
         "gpus": count_gpus(),
@@ -176,6 +219,13 @@ def environment() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "packages": tool_versions(*_MEASURED_PACKAGES),
     }
+
+
+def machine_in_words(values: Mapping[str, Any]) -> str:
+    """An `environment` so that it is not taken for another: `AMD EPYC 25/1/1 (2 CPUs; avx2)`; one model name may stand
+    for processors that differ in all that matters here."""
+    flags = ", ".join(values.get("cpu_flags") or ["no flags known"])
+    return f"{values['cpu']} {values.get('cpu_family', '')} ({values['cpus']} CPUs; {flags})"
 
 
 def keep_freed_memory() -> bool:

@@ -15,7 +15,7 @@ import click
 
 from alexnet_deploy.bench.loadgen_options import LoadOptions, Scenario
 from alexnet_deploy.files import write_json
-from alexnet_deploy.machine import usable_cpus
+from alexnet_deploy.machine import machine_in_words, usable_cpus
 from alexnet_deploy.pipeline.load import scenario_document
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.workspace import Workspace
@@ -75,8 +75,7 @@ def _table(documents: dict[str, Any]) -> str:
                 f"| {metric['name']} {metric['value']:.4g} {metric['unit']} "
                 f"| {times} | {row['samples']} |"
             )
-    cpus = sorted({(each["environment"]["cpu"], each["environment"]["cpus"]) for each in documents.values()})
-    machines = ", ".join(f"{cpu} ({count} CPUs)" for cpu, count in cpus)
+    machines = ", ".join(sorted({machine_in_words(each["environment"]) for each in documents.values()}))
     return "\n".join([f"On {machines}; [the record](../benchmarks/results/mlperf.json).", "", *lines])
 
 

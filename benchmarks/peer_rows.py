@@ -165,11 +165,16 @@ def headlines(rows: Sequence[dict[str, Any]], rounds: int) -> list[dict[str, Any
         here = [row for row in rows if (row["runtime"], row["batch"]) == (runtime, batch)]
         ours32 = _fastest(here, tool=OURS, precision="fp32", hint=None)
         ours8 = _fastest(here, tool=OURS, precision="int8")
+        hints = dict.fromkeys(row["hint"] for row in here if row["tool"] == OURS)
         for tool in ("torch", "onnx"):
             if any(row["tool"] == tool for row in here):
                 other = _fastest(here, tool=tool, precision="fp32", hint=None)
                 found.append(_headline("lrn", f"FP32 against {other['way']}", other, ours32, rounds))
-        found.append(_headline("int8", "against ours in FP32", ours32, ours8, rounds))
+        for hint in hints:
+            # Each beside its own: with the bf16 hint what is FP32 is bf16, on both sides.
+            pair = [_fastest(here, tool=OURS, precision=precision, hint=hint) for precision in ("fp32", "int8")]
+            name = "BF16" if hint else "FP32"
+            found.append(_headline("int8", f"against ours in {name}", pair[0], pair[1], rounds))
         for tool in (STATIC, NNCF, MODELOPT):
             if any(row["tool"] == tool for row in here):
                 other = _fastest(here, tool=tool)

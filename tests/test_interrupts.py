@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from alexnet_deploy.interrupts import Stopped, StopRequest, stoppable
+from alexnet_deploy.interrupts import Stopped, StopRequest, deferred, stoppable
 
 
 class Ear:
@@ -144,3 +144,21 @@ def test_outside_the_main_thread_there_are_no_signals() -> None:
     thread.start()
     thread.join()
     assert not found[0] and signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_comes_inside_is_handled_at_the_end_of_the_block() -> None:
+    done = []
+    with pytest.raises(Stopped), stoppable(Ear(), "ending", at_once=True), deferred():
+        send()
+        done.append("the rest of the block")
+    assert done == ["the rest of the block"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_blocks_within_blocks_hand_it_on_and_nothing_is_counted_twice() -> None:
+    with stoppable(Ear(), "ending") as request:
+        with deferred():
+            with deferred():
+                send()
+            assert not request.handled
+        assert request.handled == [signal.SIGINT] and not request.insisted

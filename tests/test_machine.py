@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,7 +84,8 @@ def test_the_environment_is_plain_json_with_no_host_user_or_path_among_it() -> N
     values = machine.environment()
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert set(values) == {
-        "cpu", "cpu_family", "cpus", "cpu_flags", "memory_bytes", "gpus", "gpu", "system", "python", "packages",
+        "cpu", "cpu_family", "cpus", "cpu_quota", "cpu_flags", "memory_bytes", "gpus", "gpu", "system", "python",
+        "packages",
     }  # fmt: skip
     assert values["system"] == f"{platform.system()} {platform.machine()}"
     assert values["python"] == platform.python_version()
@@ -96,6 +98,40 @@ def test_the_environment_is_plain_json_with_no_host_user_or_path_among_it() -> N
 def test_usable_cpus_are_those_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 3, 5}, raising=False)
     assert machine.usable_cpus() == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "quota"),
+    [
+        ({"cpu.max": "200000 100000"}, "0::/\n", 2.0),
+        ({"cpu.max": "max 100000"}, "0::/\n", None),
+        ({"a/cpu.max": "250000 100000", "a/b/cpu.max": "max 100000"}, "0::/a/b\n", 2.5),
+        ({"a/cpu.max": "250000 100000", "a/b/cpu.max": "50000 100000"}, "0::/a/b\n", 0.5),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, "4:cpu,cpuacct:/docker/1\n", 3.0),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "4:cpu:/\n", None),
+        ({"cpu.max": "nonsense"}, "nonsense", None),
+        ({}, None, None),
+    ],
+)
+def test_a_quota_of_cpu_time_is_read_off_the_control_groups(
+    tmp_path: Path, files: dict[str, str], own: str | None, quota: float | None
+) -> None:
+    for name, text in files.items():
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    if own is not None:
+        (tmp_path / "own").write_text(own)
+    assert machine.cpu_quota(tmp_path / "groups", tmp_path / "own") == quota
+
+
+@pytest.mark.parametrize(("quota", "usable"), [(None, 4), (2.5, 2), (0.5, 1), (9.0, 4)])
+def test_threads_are_no_more_than_the_quota_has_whole_cpus(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, usable: int
+) -> None:
+    monkeypatch.setattr(machine, "own_cpus", lambda: frozenset(range(4)))
+    monkeypatch.setattr(machine, "cpu_quota", lambda: quota)
+    assert machine.usable_cpus() == usable
 
 
 def test_usable_cpus_are_all_where_there_is_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:

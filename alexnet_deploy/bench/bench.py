@@ -41,10 +41,11 @@ def rows_from_candidates(
 ) -> list[dict[str, Any]]:
     """Measures and returns the rows of `bench --json`; the candidates keep what else was measured of them.
 
-    The first candidate that runs is the reference of agreement, SQNR and flips: torch in FP32 by default.
+    The first FP32 session that runs is the reference of agreement, SQNR and flips: torch by default.
 
     Args:
-        candidates: What to measure; those with a reason become skipped rows, unless they say «failed».
+        candidates: What to measure; those with a reason become skipped rows, unless they say «failed». One that is
+            not `timed` is evaluated and has no rows.
         options: Batches, runs and turns.
         make_runner: Makes the runner of a session.
         labels: Of the evaluation images; None where they are not the model's classes.
@@ -75,7 +76,8 @@ def rows_from_candidates(
             runner.close()
         if anchor is not None:
             anchor.close()
-    return [row_of(candidate, batch, options, peaks) for candidate in candidates for batch in options.batches]
+    timed = [candidate for candidate in candidates if candidate.timed]
+    return [row_of(candidate, batch, options, peaks) for candidate in timed for batch in options.batches]
 
 
 def _open(candidates: Sequence[Candidate], make_runner: Callable[[SessionSpec], Runner], voice: Voice) -> None:
@@ -107,10 +109,9 @@ def _measure(
         for batch in options.batches:
             for turn in range(options.rounds):
                 part = parts[turn] if parts is not None and batch == EVALUATION_BATCH else None
-                _turn(candidates, options, batch, turn, part, anchor)
+                last = turn == options.rounds - 1
+                _turn(candidates, options, batch, turn, part, anchor, watch if last else None)
                 track.advance(1, f"batch {batch}")
-                if any(candidate.opened and candidate.opened.copies for candidate, _ in running(candidates)):
-                    watch()
     for candidate, runner in running(candidates):
         try:
             candidate.peak_memory_bytes = runner.peak_memory_bytes()
@@ -125,10 +126,13 @@ def _turn(
     turn: int,
     part: tuple[int, int] | None,
     anchor: GuardedAnchor,
+    watch: Callable[[], None] | None,
 ) -> None:
     """Every session once, and the anchor before and after each."""
     before = anchor.measure()
     for candidate, runner in running(candidates):
+        if not candidate.timed:
+            continue
         evaluated = part if candidate.same_as is None else None
         try:
             samples = _samples(candidate, runner, options, batch, turn, evaluated)
@@ -137,9 +141,11 @@ def _turn(
         except AlexnetDeployError as exc:
             candidate.drop(exc)
             continue
+        on_device = candidate.opened is not None and candidate.opened.copies
+        if on_device and watch is not None:
+            watch()
         after = anchor.measure()
         taken = candidate.taken.setdefault(batch, Taken(evaluated=evaluated is not None))
-        on_device = candidate.opened is not None and candidate.opened.copies
         # The anchor is work for the CPU, and says nothing of a device.
         taken.add(samples, None if on_device else _between(before, after))
         before = after
@@ -187,7 +193,7 @@ def _profile(candidates: Sequence[Candidate], options: BenchOptions, profiler: P
     batches = tuple(dict.fromkeys((min(options.batches), max(options.batches))))
     with voice.track("layers", len(list(running(candidates)))) as track:
         for candidate, runner in running(candidates):
-            if candidate.same_as is None:
+            if candidate.same_as is None and candidate.timed:
                 try:
                     found = runner.layer_times(batches, _PROFILE_RUNS) or []
                 except AlexnetDeployError as exc:

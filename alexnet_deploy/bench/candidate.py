@@ -114,6 +114,7 @@ class Candidate:
     Attributes:
         costs: What each of its layers needs, for the roofline; empty where that is not known.
         same_as: Name of the session whose outputs are its own, since it runs the same graph in the same precision.
+        timed: Whether it has rows; a reference that was not asked for is evaluated alone.
         parts: Logits of the evaluation images as they came.
     """
 
@@ -123,6 +124,7 @@ class Candidate:
     status: str = "ok"
     costs: tuple[LayerCost, ...] = ()
     same_as: str | None = None
+    timed: bool = True
     runner: Runner | None = None
     opened: Opened | None = None
     peak_memory_bytes: int | None = None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COMPARE_SCHEMA = 1
 # Differences by which the anchors of two benches are not of the same work on the same machine.
-_ANCHORED = {"CPU", "CPUs", "threads", "anchor"}
+_ANCHORED = {"CPU", "CPU family", "CPU flags", "CPUs", "threads", "anchor"}
 _SCOPE = "scope"
 # Of either anchor. Without it, rows of batch 16 were divided by one short measurement of arithmetic alone: of rows that
 # were slowed by a fifth 79 % were caught in all pairs of eleven benches, with it 88 %, at no more false alarms
@@ -123,6 +123,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str,
     """What must be the same in both and is not, by name and in words; another model may be what is compared."""
     for what, path in (
         ("CPU", ("environment", "cpu")),
+        ("CPU family", ("environment", "cpu_family")),
+        ("CPU flags", ("environment", "cpu_flags")),
         ("CPUs", ("environment", "cpus")),
         ("GPU", ("environment", "gpu")),
         ("GPUs", ("environment", "gpus")),
@@ -176,7 +178,7 @@ class _Pair:
             return empty | (_missing(new, ran) if asked else {"verdict": NOT_ASKED if ran[0] else None})
         before, after, anchored = self._turns(old, new)
         ratio, interval = ratio_of_turns(before, after, self.bounds.confidence)
-        verdict, accuracy = _verdict(ratio, interval, self.bounds), _accuracy(old, new)
+        verdict, accuracy = _verdict(ratio, interval, self.bounds), self._accuracy(old, new)
         reasons = []
         if verdict == SLOWER and interval is not None:
             low, high = (100 * (side - 1) for side in interval)
@@ -193,6 +195,16 @@ class _Pair:
             "regression": bool(reasons),
             "reasons": reasons,
         }
+
+    def _accuracy(self, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        """Top-1, or where there are no labels the agreement, which is comparable only with one and the same session."""
+        labelled = new["top1"] is not None and old["top1"] is not None
+        measure = "top1" if labelled else "agreement"
+        before, after = old[measure], new[measure]
+        references = {str(bench["reference"]) for bench in (self.old, self.new) if bench.get("reference")}
+        unknown = before is None or after is None or (not labelled and len(references) > 1)
+        change = None if unknown else round(after - before, 6)
+        return {"measure": measure, "old": before, "new": after, "change": change}
 
     def _turns(self, old: dict[str, Any], new: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
         """The turns of both, over their anchors where both have them and these are of the same work."""
@@ -299,10 +311,3 @@ def _verdict(ratio: float, interval: tuple[float, float] | None, bounds: Bounds)
     if ratio < least and high < 1:
         return FASTER
     return SAME if low >= least and high <= most else UNSURE
-
-
-def _accuracy(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    measure = "top1" if new["top1"] is not None and old["top1"] is not None else "agreement"
-    before, after = old[measure], new[measure]
-    change = None if before is None or after is None else round(after - before, 6)
-    return {"measure": measure, "old": before, "new": after, "change": change}

@@ -12,7 +12,7 @@ from alexnet_deploy.bench.runner import EVALUATION_BATCH, Runner
 from alexnet_deploy.bench.statistics import accuracy_from_logits
 from alexnet_deploy.errors import AlexnetDeployError, DataError, SessionError
 from alexnet_deploy.progress import Voice
-from alexnet_deploy.specs import Scope
+from alexnet_deploy.specs import Precision, Scope
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,12 +56,29 @@ def _keep_logits(candidate: Candidate, runner: Runner) -> None:
         candidate.drop(exc)
 
 
+def reference_of(candidates: Sequence[Candidate]) -> Candidate | None:
+    """What all others are compared with: the first FP32 session that has logits."""
+    return next((each for each in candidates if _is_float(each) and each.logits is not None), None)
+
+
+def _is_float(candidate: Candidate) -> bool:
+    return candidate.status == "ok" and candidate.spec.precision is Precision.FP32
+
+
 def judge(candidates: Sequence[Candidate], labels: NDArray[np.int64] | None) -> None:
-    """Compares the logits with the labels and with those of the reference, the first candidate that has any.
+    """Compares the logits with the labels and with those of the reference.
 
     One whose outputs are another's gets them from there; where the other fell out, it is evaluated after all.
     """
-    reference: NDArray[np.float32] | None = None
+    _collect(candidates)
+    reference = reference_of(candidates)
+    for candidate in candidates:
+        if candidate.logits is not None:
+            beside = reference.logits if reference is not None else None
+            candidate.accuracy = accuracy_from_logits(candidate.logits, beside, labels)
+
+
+def _collect(candidates: Sequence[Candidate]) -> None:
     known: dict[str, NDArray[np.float32]] = {}
     for candidate, runner in running(candidates):
         if not candidate.parts and candidate.same_as in known:
@@ -74,6 +91,4 @@ def judge(candidates: Sequence[Candidate], labels: NDArray[np.int64] | None) -> 
         if not np.isfinite(logits).all():
             candidate.drop(SessionError("the outputs are not finite"))
             continue
-        reference = logits if reference is None else reference
         candidate.logits = known[candidate.spec.name] = logits
-        candidate.accuracy = accuracy_from_logits(logits, reference, labels)

@@ -11,7 +11,9 @@ from alexnet_deploy import errors
 from alexnet_deploy.bench.loadgen import LoadResult, load_from_session
 from alexnet_deploy.bench.loadgen_options import LoadOptions
 from alexnet_deploy.bench.runner import EvaluationData
+from alexnet_deploy.bench.worker import start_process
 from alexnet_deploy.errors import AlexnetDeployError, InputError, SessionError
+from alexnet_deploy.machine import keep_freed_memory
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import SessionSpec
 
@@ -50,9 +52,9 @@ def load_in_process(spec: SessionSpec, data: EvaluationData, options: LoadOption
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, spec, data, options, folder), daemon=True)
-    process.start()
-    theirs.close()
+    start_process(process)
     try:
+        theirs.close()
         kind, value = _answer(pipe, process, spec)
         if kind == "done":
             process.join(_GOODBYE_SECONDS)
@@ -96,6 +98,8 @@ def _serve(pipe: Connection, spec: SessionSpec, data: EvaluationData, options: L
 
     # Ctrl-C reaches the whole group; the parent decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # As the bench's own workers do.
+    keep_freed_memory()
 
     def tell(error: BaseException) -> None:
         pipe.send(("failed", _fields(error)))

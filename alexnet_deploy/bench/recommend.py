@@ -10,6 +10,8 @@ from typing import Any
 MAX_DROP = 0.005
 # Below it another row's throughput is not worth a sentence.
 _MORE = 1.05
+# Medians further apart are not as low, however wide the interval of a noisy row is.
+_AS_LOW = 1.05
 
 
 def recommendations(rows: Sequence[dict[str, Any]], batches: Sequence[int], machine: str) -> list[dict[str, Any]]:
@@ -40,16 +42,22 @@ def recommendations(rows: Sequence[dict[str, Any]], batches: Sequence[int], mach
 def pareto_front(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows that no other beats: none is as fast, as accurate and as small, and better in one of these.
 
-    A row is as fast as another where the intervals of their medians overlap, and as accurate within `MAX_DROP`. The
-    fastest is first.
+    A row is as fast as another where the intervals of their medians overlap and the medians are within 5 %, and as
+    accurate within `MAX_DROP`. The fastest is first.
     """
     front = [row for row in rows if not any(_beats(other, row) for other in rows if other is not row)]
     return sorted(front, key=lambda row: float(row["latency_ms"]["median"]))
 
 
+def _is_slower(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether one row takes longer than another, beyond the intervals or by more than 5 %."""
+    latency, rival = one["latency_ms"], other["latency_ms"]
+    apart = latency["ci95"][0] > rival["ci95"][1]
+    return bool(apart or latency["median"] > _AS_LOW * rival["median"])
+
+
 def _beats(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    slower = one["latency_ms"]["ci95"][0] > other["latency_ms"]["ci95"][1]
-    faster = one["latency_ms"]["ci95"][1] < other["latency_ms"]["ci95"][0]
+    slower, faster = _is_slower(one, other), _is_slower(other, one)
     accuracy, other_accuracy = quality_of(one), quality_of(other)
     size, other_size = _size(one), _size(other)
     if slower or accuracy < other_accuracy - MAX_DROP or size > other_size:
@@ -72,7 +80,7 @@ def _chosen(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     if not sound:
         return None
     best = min(sound, key=lambda row: float(row["latency_ms"]["median"]))
-    tied = [row for row in sound if row["latency_ms"]["ci95"][0] <= best["latency_ms"]["ci95"][1]]
+    tied = [row for row in sound if not _is_slower(row, best)]
     return min(tied, key=lambda row: (_size(row), float(row["latency_ms"]["median"])))
 
 
@@ -113,7 +121,7 @@ def _rival(chosen: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
         return "the lowest of those that keep the accuracy"
     rival = min(others, key=lambda row: float(row["latency_ms"]["median"]))
     ratio = rival["latency_ms"]["median"] / chosen["latency_ms"]["median"]
-    if rival["latency_ms"]["ci95"][0] <= chosen["latency_ms"]["ci95"][1]:
+    if not _is_slower(rival, chosen):
         return f"as low as that of {_name(rival)}"
     return f"{ratio:.2f}x lower than that of {_name(rival)}, the best of another runtime"
 

@@ -47,7 +47,7 @@ def row_of(candidate: Candidate, batch: int, options: BenchOptions, peaks: Peaks
         "key": f"{spec.name}/{batch}",
         **{name: session[name] for name in ("runtime", "precision", "hint", "lrn", "status", "reason")},
         "batch": batch,
-        "threads": options.threads,
+        "threads": (candidate.opened.threads if candidate.opened else None) or options.threads,
         "scope": options.scope.value,
         "latency_ms": None,
         "samples_ms": [],
@@ -64,12 +64,12 @@ def row_of(candidate: Candidate, batch: int, options: BenchOptions, peaks: Peaks
         return row
     latency = latency_from_samples(np.asarray(taken.milliseconds))
     overlaps = row["in_flight"] > 1
-    # Of requests that overlap, time passes for several at once.
-    rate = len(taken.milliseconds) / taken.seconds if overlaps else 1e3 / latency.median
+    # Counted; of requests that overlap, time passes for several at once.
+    rate = len(taken.milliseconds) / taken.seconds
     # Of an end-to-end time most is decoding, which the network's limit does not bound.
     bounded = bool(candidate.costs) and options.scope is not Scope.END_TO_END
     limit = network_limit(candidate.costs, batch, peaks) if bounded and peaks is not None else None
-    per_batch_ms = 1e3 / rate
+    per_batch_ms = 1e3 / rate if overlaps else latency.median
     return row | {
         "latency_ms": latency.to_json(),
         "samples_ms": [round(sample, 4) for sample in taken.milliseconds],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from alexnet_deploy.bench.sampling import UNTIL_STABLE, Sampler, Samples, Warm, WarmUp
-from alexnet_deploy.bench.worker import Worker
+from alexnet_deploy.bench.worker import ANSWER_SECONDS, Worker
 from alexnet_deploy.data.batches import PreprocessedImages
 from alexnet_deploy.data.catalog import open_data
 from alexnet_deploy.data.shipped import Split, shipped_images
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EVALUATION_BATCH = 16
+# More than the largest networks take for an image on one core, decoding included.
+_IMAGE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +37,14 @@ class Opened:
     Attributes:
         in_flight: Requests that run at once while it is measured.
         copies: Whether it computes on a device.
+        threads: CPU threads that the runtime says it took; None where it does not say.
     """
 
     load_ms: float
     first_inference_ms: float
     in_flight: int = 1
     copies: bool = False
+    threads: int | None = None
 
 
 class Runner(Protocol):
@@ -137,6 +141,7 @@ class LocalRunner:
             first_inference_ms=(done - loaded) * 1e3,
             in_flight=self._session.in_flight,
             copies=self._session.copies,
+            threads=self._session.threads,
         )
 
     def measure(
@@ -194,8 +199,11 @@ class LocalRunner:
         return self._session
 
     def _batch(self, size: int) -> NDArray[np.float32]:
-        first = self.images[:size]
-        return np.resize(first, (size, *first.shape[1:]))
+        parts: list[NDArray[np.float32]] = []
+        while (left := size - sum(map(len, parts))) > 0:
+            # Where there are fewer images, they are prepared more than once: all of a batch is work.
+            parts.append(self.images[:left])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -228,6 +236,8 @@ class RemoteRunner:
 
     def __init__(self, spec: SessionSpec, data: EvaluationData) -> None:
         self._worker = Worker(_MakeRunner(spec, data), spec.name)
+        # A pass over many images takes its time.
+        self._pass_seconds = ANSWER_SECONDS + _IMAGE_SECONDS * len(data.indices)
 
     def open(self) -> Opened:
         self._worker.start()
@@ -250,11 +260,13 @@ class RemoteRunner:
         return times
 
     def evaluate(self) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self._worker.ask("evaluate")
+        logits: NDArray[np.float32] = self._worker.ask("evaluate", seconds=self._pass_seconds)
         return logits
 
     def evaluate_part(self, first: int, last: int, warm_up: WarmUp | None) -> tuple[NDArray[np.float32], Samples]:
-        found: tuple[NDArray[np.float32], Samples] = self._worker.ask("evaluate_part", first, last, warm_up)
+        found: tuple[NDArray[np.float32], Samples] = self._worker.ask(
+            "evaluate_part", first, last, warm_up, seconds=self._pass_seconds
+        )
         return found
 
     def peak_memory_bytes(self) -> int | None:

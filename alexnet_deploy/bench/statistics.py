@@ -107,7 +107,8 @@ class Accuracy:
     Attributes:
         images: How many.
         top1, top5, ece: None where the labels do not belong to the model's classes.
-        agreement: Share of images whose first class is the reference's.
+        agreement: Share of images whose first class is the reference's; None where there is no reference, as are
+            cosine, SQNR and flips.
         cosine: Mean over the images of the cosine between their logits and the reference's.
         sqnr_db: Power of the reference's logits over the power of the difference.
         lost, won: Images that only the reference, or only this one, gets right.
@@ -118,7 +119,7 @@ class Accuracy:
     top1: float | None
     top5: float | None
     ece: float | None
-    agreement: float
+    agreement: float | None
     cosine: float | None
     sqnr_db: float | None
     lost: int
@@ -135,18 +136,22 @@ class Accuracy:
             "cosine": self.cosine,
             "sqnr_db": self.sqnr_db,
             "ece": self.ece,
-            "flips": {"lost": self.lost, "won": self.won, "p_value": self.p_value},
+            "flips": None if self.agreement is None else {"lost": self.lost, "won": self.won, "p_value": self.p_value},
         }
 
 
 def accuracy_from_logits(
-    logits: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64] | None
+    logits: NDArray[np.float32], reference: NDArray[np.float32] | None, labels: NDArray[np.int64] | None
 ) -> Accuracy:
-    """Compares `(N, classes)` logits with labels (None where there are none) and with the reference's logits."""
-    first, reference_first = logits.argmax(1), reference.argmax(1)
-    agreement = float((first == reference_first).mean())
-    sqnr, cosine = _sqnr_db(logits, reference), _cosine(logits, reference)
-    common: dict[str, Any] = {"images": len(logits), "agreement": agreement, "cosine": cosine, "sqnr_db": sqnr}
+    """Compares `(N, classes)` logits with labels and with the reference's logits (None where there are none)."""
+    first = logits.argmax(1)
+    reference_first = first if reference is None else reference.argmax(1)
+    common: dict[str, Any] = {
+        "images": len(logits),
+        "agreement": None if reference is None else float((first == reference_first).mean()),
+        "cosine": None if reference is None else _cosine(logits, reference),
+        "sqnr_db": None if reference is None else _sqnr_db(logits, reference),
+    }
     if labels is None:
         return Accuracy(top1=None, top5=None, ece=None, lost=0, won=0, p_value=1.0, **common)
     right, reference_right = first == labels, reference_first == labels

@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from alexnet_deploy.errors import (
@@ -15,6 +16,7 @@ from alexnet_deploy.errors import (
     RuntimeUnavailableError,
     SessionError,
 )
+from alexnet_deploy.interrupts import deferred
 from alexnet_deploy.machine import keep_freed_memory
 
 # A worker that takes longer than this to answer is taken for hung.
@@ -50,14 +52,11 @@ class Worker:
     def start(self) -> None:
         """Starts the process."""
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._make), daemon=True)
-        # Ctrl-C reaches the whole group, while the process is still importing too; the parent decides when it ends.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        pipe, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self._make), daemon=True)
+        with deferred():
+            start_process(process)
+            self._pipe, self._process = pipe, process
         theirs.close()
 
     def ask(self, method: str, *arguments: object, seconds: float = ANSWER_SECONDS) -> Any:
@@ -96,6 +95,17 @@ class Worker:
                 self._process.kill()
                 self._process.join()
             self._process = None
+
+
+def start_process(process: BaseProcess) -> None:
+    """Starts it so that Ctrl-C, which reaches the whole group, does not end it while it is still importing: the parent
+    decides when it ends, and is not torn out of this either."""
+    with deferred():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(pipe: Connection, make: Callable[[], Any]) -> None:

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from alexnet_deploy.pipeline.stages import Deployment
     from alexnet_deploy.scale.executor import ScaleOptions
 
-_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-_MOST_ROUNDS = 8
+_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
+# Turns, or one for every four samples where there are more than 32 of them.
+_ROUNDS, _MOST_ROUNDS, _A_TURN = 8, 64, 4
 # What says how times are taken.
 _TIMED = ("batches", "runs", "scope", "details")
 
@@ -49,7 +50,11 @@ _TIMED = ("batches", "runs", "scope", "details")
     "onnxruntime-tensorrt, onnxruntime-tensorrt-rtx, tensorrt, tensorrt-rtx; torch-compile only where it is named.",
 )
 @click.option(
-    "--precision", "precisions", multiple=True, type=click.Choice(_PRECISIONS), help="Only this one; repeatable."
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(_PRECISIONS),
+    help="Only this one; repeatable. FP32, BF16, FP8 and INT4 of engines only where they are named.",
 )
 @click.option("--batch", "batches", default="1,16", show_default=True, help="Batch sizes.")
 @click.option(
@@ -57,7 +62,8 @@ _TIMED = ("batches", "runs", "scope", "details")
     type=int,
     default=32,
     show_default=True,
-    help="Samples for each row, in up to eight turns; more where a turn would be shorter than 0.1 s.",
+    help="Samples for each row, in eight turns or, of more than 32, in turns of four: more turns let `compare` tell "
+    "smaller changes. A turn of a quick row takes more of them, for 0.1 s.",
 )
 @click.option(
     "--scope",
@@ -126,7 +132,7 @@ def command(
         raise click.UsageError("--executor ray goes with --accuracy-only: times are taken on this machine.")
     working.require_installed()
     if scenario is not None:
-        _require_no(context, "with --scenario: the load generator decides it", *_TIMED, "accuracy_only")
+        _require_no(context, "with --scenario, which decides it", *_TIMED, "accuracy_only")
         load = LoadOptions(
             scenario=Scenario(scenario),
             valid_length=valid_length,
@@ -146,7 +152,7 @@ def command(
     options = BenchOptions(
         batches=batches_from_text(batches),
         runs=runs,
-        rounds=min(_MOST_ROUNDS, max(runs, 1)),
+        rounds=min(max(runs, 1), max(_ROUNDS, min(_MOST_ROUNDS, runs // _A_TURN))),
         threads=threads,
         images=images,
         scope=Scope(scope),

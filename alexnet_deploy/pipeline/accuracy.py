@@ -15,7 +15,7 @@ from alexnet_deploy.bench.rows import row_of
 from alexnet_deploy.bench.statistics import Accuracy
 from alexnet_deploy.errors import AlexnetDeployError, DataError, SessionError
 from alexnet_deploy.machine import environment
-from alexnet_deploy.pipeline.candidates import require_runtimes
+from alexnet_deploy.pipeline.candidates import require_runtimes, with_reference
 from alexnet_deploy.pipeline.evaluation import EvaluationImages, fresh_candidates
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.progress import Voice
@@ -37,8 +37,8 @@ def accuracy_document(
 ) -> dict[str, Any]:
     """Makes the artifacts that are missing, evaluates every session and returns the document of `--accuracy-only`.
 
-    A row has the keys that a bench's has, and null where a bench has times. The first session that runs is the
-    reference of agreement, cosine, SQNR and flips: torch in FP32 by default.
+    A row has the keys that a bench's has, and null where a bench has times. The first FP32 session that runs is the
+    reference of agreement, cosine, SQNR and flips: torch by default.
 
     Args:
         deployment: The model.
@@ -56,12 +56,13 @@ def accuracy_document(
     started = time.monotonic()
     require_runtimes(runtimes)
     images = EvaluationImages(deployment, data or "shipped", options.images, skip_bad=skip_bad, executor=executor)
-    candidates = fresh_candidates(images, deployment, options, runtimes, precisions)
+    asked = fresh_candidates(images, deployment, options, runtimes, precisions)
+    candidates = with_reference(asked, deployment, options)
     with contextlib.closing(ReferenceLogits()) as reference:
-        _evaluate(candidates, images, executor, reference, voice)
+        compared = _evaluate(candidates, images, executor, reference, voice)
     how = executor.to_json()
     threads = int(how.get("threads") or options.threads)
-    rows = [accuracy_row(candidate, options) | {"threads": threads} for candidate in candidates]
+    rows = [accuracy_row(candidate, options) | {"threads": threads} for candidate in candidates if candidate.timed]
     for row in rows:
         if row["status"] == "failed":
             voice.warn(f"{row['key']} failed: {row['reason']}")
@@ -75,6 +76,7 @@ def accuracy_document(
         "model": deployment.to_json(),
         "data": images.to_json(),
         "options": {"batches": [BATCH], "threads": threads},
+        "reference": compared,
         "rows": rows,
     }
 
@@ -91,34 +93,41 @@ def _evaluate(
     executor: Executor,
     reference: ReferenceLogits,
     voice: Voice,
-) -> None:
+) -> str | None:
+    """Evaluates every candidate, and returns the name of the one that the others were compared with."""
     known: dict[str, Accuracy] = {}
-    for candidate in candidates:
+    compared: str | None = None
+    # What others are compared with comes before them.
+    for candidate in sorted(candidates, key=lambda each: each.spec.precision is not Precision.FP32):
         if candidate.reason is not None:
             candidate.status = "skipped" if candidate.status == "ok" else candidate.status
         elif candidate.same_as in known:
             candidate.accuracy = known[str(candidate.same_as)]
         else:
             try:
-                candidate.accuracy = known[candidate.spec.name] = _accuracy(
-                    candidate, images, executor, reference, voice, first=not known
-                )
+                first = compared is None and candidate.spec.precision is Precision.FP32
+                beside = reference if first or compared is not None else None
+                accuracy = _accuracy(candidate, images, executor, beside, voice, first=first)
+                candidate.accuracy = known[candidate.spec.name] = accuracy
+                compared = candidate.spec.name if first else compared
             except DataError:
                 # It would be missing from every row.
                 raise
             except AlexnetDeployError as exc:
                 candidate.drop(exc)
+    return compared
 
 
 def _accuracy(
     candidate: Candidate,
     images: EvaluationImages,
     executor: Executor,
-    reference: ReferenceLogits,
+    reference: ReferenceLogits | None,
     voice: Voice,
     *,
     first: bool,
 ) -> Accuracy:
+    """Of one candidate against the reference; `first` makes it the reference."""
     job = Evaluate(
         images=images.images,
         indices=images.kept,
@@ -127,16 +136,16 @@ def _accuracy(
         name=candidate.spec.name,
     )
     sums = AccuracySums()
-    if first:
+    if first and reference is not None:
         reference.clear()
     with voice.track(job.name, len(images.kept)) as track, contextlib.closing(executor.run(job)) as answers:
         for answer in answers:
             chunk, logits = answer.chunk, answer.arrays["logits"]
             if not np.isfinite(logits).all():
                 raise SessionError("the outputs are not finite")
-            if first:
+            if first and reference is not None:
                 reference.append(logits)
             labels = None if images.labels is None else images.labels[chunk.start : chunk.stop]
-            sums.add(logits, reference.rows(chunk.start, chunk.stop), labels)
+            sums.add(logits, None if reference is None else reference.rows(chunk.start, chunk.stop), labels)
             track.advance(len(logits))
     return sums.accuracy()

@@ -11,13 +11,14 @@ from alexnet_deploy.bench.anchor import ANCHOR_VERSION, RemoteAnchor
 from alexnet_deploy.bench.bench import rows_from_candidates
 from alexnet_deploy.bench.candidate import BENCH_SCHEMA, BenchOptions, Candidate
 from alexnet_deploy.bench.conditions import Conditions, with_doubts
+from alexnet_deploy.bench.evaluation import reference_of
 from alexnet_deploy.bench.peaks import Peaks
 from alexnet_deploy.bench.profile import profile_from_kernels
 from alexnet_deploy.bench.recommend import recommendations
 from alexnet_deploy.bench.rows import session_entry
 from alexnet_deploy.bench.runner import RemoteRunner
 from alexnet_deploy.machine import environment, gpu_name, version_of
-from alexnet_deploy.pipeline.candidates import require_runtimes
+from alexnet_deploy.pipeline.candidates import asked_of, require_runtimes, with_reference
 from alexnet_deploy.pipeline.costs import Costs, peaks_in_workspace
 from alexnet_deploy.pipeline.evaluation import EvaluationImages, fresh_candidates
 from alexnet_deploy.pipeline.evidence import confusion, flipped, histograms, passports
@@ -52,7 +53,8 @@ def bench_document(
     require_runtimes(runtimes)
     images = EvaluationImages(deployment, data or "shipped", options.images, skip_bad=skip_bad)
     costs = Costs(deployment)
-    candidates = fresh_candidates(images, deployment, options, runtimes, precisions, costs)
+    asked = fresh_candidates(images, deployment, options, runtimes, precisions, costs)
+    candidates = with_reference(asked, deployment, options)
     peaks = peaks_in_workspace(deployment, options.threads)
     conditions, started = Conditions(), time.monotonic()
     if (busy := conditions.busy()) is not None:
@@ -72,15 +74,17 @@ def bench_document(
     for row in rows:
         if row["status"] == "failed":
             voice.warn(f"{row['key']} failed: {row['reason']}")
+    reference = reference_of(candidates)
     sensitive = sensitivity(candidates, images.data, RemoteRunner, images.labels, voice) if options.details else None
     return {
         "schema": BENCH_SCHEMA,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - started, 1),
         "environment": environment(),
-        "conditions": with_doubts(conditions.to_json(), rows),
+        "conditions": with_doubts(conditions.to_json(), rows, options.threads),
         **_what(deployment, options, images),
-        "asked": {"runtimes": list(runtimes), "precisions": [precision.value for precision in precisions]},
+        "asked": asked_of(runtimes, precisions),
+        "reference": reference.spec.name if reference is not None else None,
         "peaks": peaks.to_json(),
         "network": costs.layers,
         "sessions": [session_entry(each) for each in candidates],

@@ -51,6 +51,17 @@ _OFFERED = {
 }
 
 
+# What it costs minutes to build, and few ask for.
+_IF_NAMED = dict.fromkeys(_ENGINES, (Precision.FP32, Precision.BF16, Precision.FP8, Precision.INT4))
+
+
+def _precisions_of(runtime: str, named: Sequence[Precision]) -> list[Precision]:
+    """What a runtime is measured in; all that it is measured in by default where none is named."""
+    if not named:
+        return list(_OFFERED[runtime])
+    return [precision for precision in (*_OFFERED[runtime], *_IF_NAMED.get(runtime, ())) if precision in named]
+
+
 def require_runtimes(names: Sequence[str]) -> None:
     """Checks names before any work.
 
@@ -65,14 +76,17 @@ def require_runtimes(names: Sequence[str]) -> None:
 def offers_quantized(runtimes: Sequence[str], precisions: Sequence[Precision]) -> bool:
     """Whether some of the rows that were asked for are of a quantized precision."""
     return any(
-        precision in QUANTIZED and (not precisions or precision in precisions)
-        for runtime in _wanted(runtimes)
-        for precision in _OFFERED[runtime]
+        precision in QUANTIZED for runtime in _wanted(runtimes) for precision in _precisions_of(runtime, precisions)
     )
 
 
 def _wanted(runtimes: Sequence[str]) -> list[str]:
     return [name for name in RUNTIMES if (name in runtimes if runtimes else name not in ON_REQUEST)]
+
+
+def asked_of(runtimes: Sequence[str], precisions: Sequence[Precision]) -> dict[str, list[str]]:
+    """The entry `asked` of a bench: the runtimes it went over, and to which precisions it was narrowed."""
+    return {"runtimes": _wanted(runtimes), "precisions": [precision.value for precision in precisions]}
 
 
 def candidates_of(
@@ -100,17 +114,26 @@ def candidates_of(
     found = [
         candidate
         for runtime in wanted
-        for precision in _OFFERED[runtime]
-        if not precisions or precision in precisions
+        for precision in _precisions_of(runtime, precisions)
         for candidate in _candidates(deployment, runtime, precision, options)
     ]
     if not found:
         raise InputError(
             "there is nothing to measure",
             got=f"{', '.join(wanted)} in {', '.join(precisions)}",
-            expected="; ".join(f"{name}: {', '.join(_OFFERED[name])}" for name in wanted),
+            expected="; ".join(f"{name}: {', '.join(_precisions_of(name, tuple(Precision)))}" for name in wanted),
         )
     return [_with_costs(each, costs) if each.reason is None else each for each in found]
+
+
+def with_reference(candidates: list[Candidate], deployment: Deployment, options: BenchOptions) -> list[Candidate]:
+    """Adds ONNX Runtime's FP32 session, evaluated and not timed, where nothing is measured in FP32: quantized rows
+    would be compared with themselves."""
+    running = [candidate for candidate in candidates if candidate.reason is None]
+    if not running or any(candidate.spec.precision is Precision.FP32 for candidate in running):
+        return candidates
+    (reference,) = _candidates(deployment, "onnxruntime-cpu", Precision.FP32, options)
+    return [*candidates, dataclasses.replace(reference, timed=False)]
 
 
 def _with_costs(candidate: Candidate, costs: Costs) -> Candidate:
@@ -140,7 +163,7 @@ def _candidates(
         else:
             try:
                 same = plain if hint == THROUGHPUT else None
-                yield dataclasses.replace(_with_artifact(deployment, spec), same_as=same)
+                yield dataclasses.replace(_with_artifact(deployment, spec, options.batches), same_as=same)
             except (PrecisionProofError, EngineError, GraphError) as exc:
                 # One artifact that cannot be made is a row that says so, not the end of all others.
                 yield Candidate(spec=spec, reason=str(exc), status="failed")
@@ -172,13 +195,13 @@ def _why_not(deployment: Deployment, runtime: str, precision: Precision) -> str 
     return None
 
 
-def _with_artifact(deployment: Deployment, spec: SessionSpec) -> Candidate:
+def _with_artifact(deployment: Deployment, spec: SessionSpec, batches: Sequence[int]) -> Candidate:
     precision = spec.precision
     lrn: str | None
     if spec.runtime in _TORCH:
         path, lrn = deployment.source, Lowering.BANDED.value
     elif spec.runtime in _ENGINES:
-        return _engine(deployment, spec)
+        return _engine(deployment, spec, batches)
     else:
         # bf16 on OpenVINO is a hint over the FP32 graph.
         wanted = Precision.FP32 if precision is Precision.BF16 else precision
@@ -187,7 +210,15 @@ def _with_artifact(deployment: Deployment, spec: SessionSpec) -> Candidate:
     return Candidate(spec=dataclasses.replace(spec, path=path, lrn=lrn), size_bytes=artifact_size(path))
 
 
-def _engine(deployment: Deployment, spec: SessionSpec) -> Candidate:
+def _profiles_of(batches: Sequence[int], most: int) -> tuple[Profile, ...]:
+    """A profile tuned for each batch; together they take every batch up to the largest."""
+    sizes = sorted(set(batches))
+    ends = [*sizes[:-1], max(most, sizes[-1])]
+    starts = [1, *(size + 1 for size in sizes[:-1])]
+    return tuple(Profile(min=start, opt=size, max=end) for start, size, end in zip(starts, sizes, ends, strict=True))
+
+
+def _engine(deployment: Deployment, spec: SessionSpec, batches: Sequence[int]) -> Candidate:
     sm = gpu_sm()
     if sm is None and spec.runtime == "tensorrt" and is_installed("tensorrt"):
         return Candidate(spec=spec, reason="no CUDA device; TensorRT builds for the GPU at hand")
@@ -197,7 +228,8 @@ def _engine(deployment: Deployment, spec: SessionSpec) -> Candidate:
         precision=spec.precision,
         backend=spec.runtime,
         sms=None if sm is None else (sm,),
-        profiles=(Profile(max=spec.max_batch),),
+        # What cannot be run here is the engine that `build-engine` makes by default.
+        profiles=(Profile(max=spec.max_batch),) if sm is None else _profiles_of(batches, spec.max_batch),
     )
     try:
         engine = deployment.engine(options)

@@ -74,8 +74,7 @@ class Costs:
             if known is not None:
                 floats = BF16_HINT if spec.hint == BF16_HINT else known["precision"]
                 return known["weight_bytes"], known["precision"] if known["precision"] == "int8" else floats
-        # torch's autocast keeps FP32 weights and casts them in every run.
-        width = 4 if spec.runtime.startswith("torch") else _WEIGHT_BYTES.get(spec.precision, 4)
+        width = _WEIGHT_BYTES.get(spec.precision, 4)
         return width * layer["parameters"], spec.precision.value
 
     def _quantized(self, spec: SessionSpec) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from alexnet_deploy.artifacts import read_passport
 from alexnet_deploy.bench.candidate import Candidate
+from alexnet_deploy.bench.evaluation import reference_of
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.specs import QUANTIZED
@@ -123,9 +124,8 @@ def _counts(candidate: Candidate) -> bool:
 
 
 def _pair(candidates: Sequence[Candidate]) -> tuple[Candidate | None, Candidate | None]:
-    """The reference, which is the first that ran, and the first quantized one."""
-    ran = [candidate for candidate in candidates if candidate.status == "ok" and candidate.logits is not None]
-    return (ran[0] if ran else None), next(filter(_counts, ran), None)
+    """The reference, and the first quantized session."""
+    return reference_of(candidates), next(filter(_counts, candidates), None)
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.bench.candidate import BenchOptions, Candidate
+from alexnet_deploy.bench.conditions import Conditions
 from alexnet_deploy.bench.loadgen import MLPERF_MODEL, LoadResult, loadgen_module, rules_from_options
 from alexnet_deploy.bench.loadgen_options import SAMPLES_PER_QUERY, LoadOptions, Scenario
 from alexnet_deploy.bench.loadgen_worker import load_in_process, require_batch
@@ -43,7 +44,8 @@ def scenario_document(
 ) -> dict[str, Any]:
     """Makes the artifacts that are missing and runs the scenario on every session.
 
-    LoadGen has its own requests in flight, so that OpenVINO's throughput hint is left out.
+    A session answers one query after the other here, in batches that the scenario sets, so that OpenVINO's throughput
+    hint, whose streams would idle, is left out.
 
     Args:
         deployment: The model.
@@ -85,6 +87,7 @@ def load_document(
     *,
     skipped: int = 0,
     run: Run = load_in_process,
+    watch: Callable[[], Conditions] = Conditions,
 ) -> dict[str, Any]:
     """Runs the scenario on every candidate and returns the document of `bench --scenario --json`.
 
@@ -96,6 +99,7 @@ def load_document(
         labels: Of those images; None where they are not the model's classes.
         skipped: How many damaged images were left out of them.
         run: Runs one test; a test injects its own.
+        watch: Begins to watch the machine; a test injects its own.
 
     Raises:
         MissingDependencyError: LoadGen is not installed.
@@ -110,6 +114,9 @@ def load_document(
     require_writable(deployment.workspace.folder / FOLDER)
     rows = []
     voice = deployment.workspace.voice
+    watched = watch()
+    if (busy := watched.busy()) is not None:
+        voice.warn(busy)
     with voice.track(options.scenario.value, len(candidates)) as track:
         for candidate in candidates:
             row = _row(candidate, options, evaluation, labels, deployment.workspace.folder, run)
@@ -122,6 +129,7 @@ def load_document(
         "kind": "load",
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(),
+        "conditions": watched.to_json(),
         "model": deployment.to_json(),
         "data": {
             "name": evaluation.source().name,

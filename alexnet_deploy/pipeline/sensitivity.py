@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.bench.candidate import Candidate
+from alexnet_deploy.bench.evaluation import reference_of
 from alexnet_deploy.bench.runner import EvaluationData, Runner
 from alexnet_deploy.bench.statistics import accuracy_from_logits
 from alexnet_deploy.errors import AlexnetDeployError
@@ -53,13 +54,15 @@ def sensitivity(
 ) -> dict[str, Any] | None:
     """The entry of a bench: the fastest float session on images prepared differently, and INT8 on the same images.
 
+    Where only quantized sessions were asked for, it is the reference.
+
     Returns:
         None where no float session ran.
     """
     ran = [each for each in candidates if each.status == "ok" and each.logits is not None and each.taken]
     # One with requests in flight evaluates on one of its streams.
     floats = (each for each in ran if each.spec.precision not in QUANTIZED and each.same_as is None)
-    base = min(floats, key=_speed, default=None)
+    base = min(floats, key=_speed, default=reference_of(candidates))
     if base is None or base.logits is None:
         return None
     part = spread(len(data.indices), _IMAGES)

@@ -177,6 +177,7 @@ def _half_around(
     facts["keep_float"] = [name for name in layers if name not in able]
     guards = GuardSet(model, info, table, voice)
     found = guards.accuracy(export.lowered(quantized, Lowering.BANDED), request.target)
+    assert found.agreement is not None
     facts |= {"calibration_method": table.method.value, "simulated": found.to_json()}
     top1 = "" if found.top1 is None else f"top-1 {100 * found.top1:.2f} %, "
     voice.say(

@@ -26,9 +26,11 @@ def print_accuracy(document: dict[str, Any], console: Console) -> None:
         shares = (percent(row[name]).removesuffix(" %") for name in ("top1", "top5", "agreement"))
         noise = "" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
         size = few_megabytes(row["size_bytes"])
-        flips = (str(row["flips"][side]) for side in ("lost", "won"))
+        flips = (str(row["flips"][side]) if row["flips"] else "" for side in ("lost", "won"))
         table.add_row(escape(printable(label_of(row))), *shares, noise, *flips, size)
     if rows:
         console.print(table)
+        if reference := document.get("reference"):
+            console.print(printable(f"agree, SQNR, lost and won: against {reference}"), highlight=False, markup=False)
     for line in reasons(document["rows"]):
         console.print(printable(line), soft_wrap=True, highlight=False, markup=False)

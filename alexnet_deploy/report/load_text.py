@@ -12,6 +12,7 @@ from rich.text import Text
 from alexnet_deploy.printable import printable
 from alexnet_deploy.report.markdown import escaped
 from alexnet_deploy.report.terminal import percent
+from alexnet_deploy.report.words import warnings_of
 
 # Columns of a terminal from which all percentiles have room.
 _WIDE = 112
@@ -45,8 +46,9 @@ def markdown_from_load(document: dict[str, Any]) -> str:
 
 
 def sentences(document: dict[str, Any]) -> list[str]:
-    """Why rows are INVALID or missing, what LoadGen logged as errors, and which rules asked for less than MLPerf's."""
-    lines = []
+    """What was wrong with the machine, why rows are INVALID or missing, what LoadGen logged as errors, and which rules
+    asked for less than MLPerf's."""
+    lines = [f"warning: {warning}" for warning in warnings_of(document)]
     for row in document["rows"]:
         if row["status"] != "ok":
             reason = str(row["reason"]).replace("\n", "; ")

@@ -147,9 +147,13 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
         speed = f"{ratio:.2f}x faster than" if ratio >= 1 else f"{1 / ratio:.2f}x slower than"
         speed = speed if round(max(ratio, 1 / ratio), 2) > 1 else "as fast as"
         accuracy = ""
-        if row["top1"] is not None and row["batch"] == document["options"]["batches"][0]:
-            points = 100 * (row["top1"] - base["top1"])
-            accuracy = f", top-1 {points:+.2f} points (p = {row['flips']['p_value']:.2f})"
+        flips = row["flips"]
+        first = row["batch"] == document["options"]["batches"][0]
+        images = row.get("images") or document["data"]["images"]
+        if first and row["top1"] is not None and flips and images:
+            # Both are against the reference, which may be another runtime's FP32.
+            points = 100 * (flips["won"] - flips["lost"]) / images
+            accuracy = f", top-1 {points:+.2f} points (p = {flips['p_value']:.2f})"
         graph = f" {row['hint']}" if is_hinted(row) else ""
         lines.append(f"{row['runtime']}: INT8{graph} is {speed} FP32 at batch {row['batch']}{accuracy}")
     return lines

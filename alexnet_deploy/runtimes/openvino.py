@@ -46,6 +46,7 @@ class OpenVinoSession(Session):
             raise SessionError(
                 f"OpenVINO cannot compile {spec.path.name}", got=str(exc).strip().split("\n")[0]
             ) from exc
+        self.threads = int(model.get_property("INFERENCE_NUM_THREADS"))
         self._profiles = spec.profile
         self._requests: list[Any] = []
         if spec.hint == THROUGHPUT:
@@ -135,6 +136,8 @@ def _properties(spec: SessionSpec) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": spec.threads,
         "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+        # With the latency hint it would leave out one of the two threads of each core, whatever number is asked for.
+        "ENABLE_HYPER_THREADING": True,
     }
     if spec.threads < usable_cpus():
         # By default OpenVINO binds every session's threads to CPUs, counted from the first: two sessions of one thread

@@ -80,6 +80,7 @@ class Session(ABC):
         in_flight: Requests that run at once in `run_overlapped`.
         copies: Whether a run copies to and from a device.
         largest_batch: It takes every batch from 1 to this one, and not the next; None where it takes any.
+        threads: CPU threads that the runtime says it took; None where it does not say.
     """
 
     image_shape: tuple[int, int, int]
@@ -87,6 +88,7 @@ class Session(ABC):
     in_flight: int = 1
     copies: bool = False
     largest_batch: int | None = None
+    threads: int | None = None
 
     @property
     def compute_ms(self) -> float | None:

@@ -57,18 +57,23 @@ class AccuracySums:
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(("images", "agree", "top1", "top5", "lost", "won", "without_length"), 0)
-        self._labelled = True
+        self._labelled = self._compared = True
         self._sums: dict[str, list[float]] = {"signal": [], "noise": [], "cosine": []}
         self._bins, self._right = np.zeros(_ECE_BINS, np.int64), np.zeros(_ECE_BINS, np.int64)
         self._confidence: list[list[float]] = []
 
     def add(
-        self, logits: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64] | None
+        self, logits: NDArray[np.float32], reference: NDArray[np.float32] | None, labels: NDArray[np.int64] | None
     ) -> None:
-        """Adds a chunk: `(N, classes)` logits, those of the reference, and `(N,)` labels where they are the model's."""
-        first, reference_first = logits.argmax(1), reference.argmax(1)
+        """Adds a chunk: `(N, classes)` logits, those of the reference where there is one, and `(N,)` labels where they
+        are the model's."""
+        first = logits.argmax(1)
+        reference_first = first if reference is None else reference.argmax(1)
         self._count(images=len(logits), agree=(first == reference_first).sum())
-        self._compare(logits.astype(np.float64), reference.astype(np.float64))
+        if reference is None:
+            self._compared = False
+        else:
+            self._compare(logits.astype(np.float64), reference.astype(np.float64))
         if labels is None:
             self._labelled = False
             return
@@ -108,8 +113,8 @@ class AccuracySums:
         signal, noise, cosine = (math.fsum(self._sums[name]) for name in ("signal", "noise", "cosine"))
         common: dict[str, Any] = {
             "images": images,
-            "agreement": self._counts["agree"] / images,
-            "cosine": None if self._counts["without_length"] else round(cosine / images, 8),
+            "agreement": self._counts["agree"] / images if self._compared else None,
+            "cosine": None if self._counts["without_length"] or not self._compared else round(cosine / images, 8),
             "sqnr_db": None if noise == 0 or signal == 0 else round(10 * math.log10(signal / noise), 2),
         }
         if not self._labelled:

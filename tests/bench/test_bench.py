@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.bench.anchor import AnchorTimes
 from alexnet_deploy.bench.bench import rows_from_candidates
 from alexnet_deploy.bench.candidate import BenchOptions, Candidate
-from alexnet_deploy.bench.evaluation import parts_of
+from alexnet_deploy.bench.evaluation import parts_of, reference_of
 from alexnet_deploy.bench.peaks import Peaks
 from alexnet_deploy.bench.roofline import LayerCost
 from alexnet_deploy.bench.rows import session_entry
@@ -87,8 +87,15 @@ class Bench:
     measured: list[tuple[str, int, int]] = field(default_factory=list)
     made: list[str] = field(default_factory=list)
 
-    def add(self, runtime: str, opener: Callable[[], Session] | None = None, *, reason: str | None = None) -> None:
-        spec = SessionSpec(runtime=runtime, precision=Precision.FP32, path=Path(), threads=1, lrn="native")
+    def add(
+        self,
+        runtime: str,
+        opener: Callable[[], Session] | None = None,
+        *,
+        reason: str | None = None,
+        precision: Precision = Precision.FP32,
+    ) -> None:
+        spec = SessionSpec(runtime=runtime, precision=precision, path=Path(), threads=1, lrn="native")
         if opener is not None:
             self.openers[runtime] = opener
         self.candidates.append(Candidate(spec=spec, reason=reason, size_bytes=123))
@@ -100,6 +107,7 @@ class Bench:
         *,
         fails_at: int | None = None,
         kind: type[FakeSession] = FakeSession,
+        precision: Precision = Precision.FP32,
     ) -> FakeSession:
         """Adds a session whose n-th run takes `milliseconds` and n microseconds."""
         made: list[FakeSession] = []
@@ -108,7 +116,7 @@ class Bench:
             self.clock.now += (milliseconds + made[0].runs / 1e3) / 1e3
 
         made.append(kind(tick=tick, fails_at=fails_at))
-        self.add(runtime, lambda: made[0])
+        self.add(runtime, lambda: made[0], precision=precision)
         return made[0]
 
     def runner(self, spec: SessionSpec) -> Runner:
@@ -581,7 +589,8 @@ def test_rows_of_a_device_have_no_anchor_and_its_clocks_are_looked_at() -> None:
     )
     by_key = {row["key"]: row for row in rows}
     assert by_key["torch/fp32/1"]["anchor_ms"] is not None and by_key["tensorrt/fp32/1"]["anchor_ms"] is None
-    assert len(looks) == 2 * 3
+    # Of each batch once, in its last turn.
+    assert len(looks) == 2
 
 
 def test_a_worker_that_is_gone_at_the_end_is_a_failed_row_and_no_lost_bench() -> None:
@@ -602,3 +611,55 @@ def test_a_worker_that_is_gone_at_the_end_is_a_failed_row_and_no_lost_bench() ->
     rows = {row["key"]: row for row in rows_from_candidates(bench.candidates, OPTIONS, runner, LABELS)}
     assert_did_not_run(rows["torch/fp32/1"], "failed", "ended")
     assert rows["openvino/fp32/1"]["status"] == "ok"
+
+
+def test_what_was_measured_first_is_no_reference_but_what_is_fp32() -> None:
+    bench = Bench()
+    bench.session("openvino", 1.0, kind=Inverted, precision=Precision.INT8)
+    bench.session("torch", 1.0)
+    rows = bench.rows(OPTIONS)
+    assert rows["torch/fp32/1"]["agreement"] == 1 and rows["openvino/int8/1"]["agreement"] == 0
+    assert rows["openvino/int8/1"]["flips"] == {"lost": COUNT, "won": 0, "p_value": pytest.approx(0, abs=1e-9)}
+
+
+def test_a_reference_that_nobody_asked_for_is_evaluated_and_has_no_rows() -> None:
+    bench = Bench()
+    bench.session("openvino", 1.0, kind=Inverted, precision=Precision.INT8)
+    bench.session("onnxruntime-cpu", 1.0)
+    bench.candidates[-1].timed = False
+    rows = bench.rows(OPTIONS)
+    assert set(rows) == {"openvino/int8/1", "openvino/int8/4"} and rows["openvino/int8/1"]["agreement"] == 0
+    assert {runtime for runtime, _, _ in bench.measured} == {"openvino"}
+    assert reference_of(bench.candidates) is bench.candidates[-1]
+
+
+def test_without_an_fp32_session_there_is_nothing_to_agree_with() -> None:
+    bench = Bench()
+    bench.session("openvino", 1.0, precision=Precision.INT8)
+    row = bench.rows(OPTIONS)["openvino/int8/1"]
+    assert row["top1"] == 1
+    assert (row["agreement"], row["cosine"], row["sqnr_db"], row["flips"]) == (None, None, None, None)
+
+
+def test_images_per_second_are_counted_and_not_derived_from_the_median() -> None:
+    bench = Bench()
+    session = bench.session("torch", 1.0)
+    # After it was opened, evaluated in three batches, and warmed up.
+    stalled = 1 + 3 + FIRST + 1
+
+    def uneven() -> None:
+        bench.clock.now += 1.0 if session.runs == stalled else 1e-3
+
+    session._tick = uneven
+    row = bench.rows(OPTIONS)["torch/fp32/1"]
+    samples = np.asarray(row["samples_ms"])
+    assert row["throughput_ips"] == pytest.approx(1e3 * len(samples) / samples.sum(), abs=0.01)
+    assert samples.max() > 500 and np.median(samples) < 2
+
+
+def test_a_row_says_the_threads_that_its_runtime_took() -> None:
+    bench = Bench()
+    bench.session("torch", 1.0)
+    bench.session("openvino", 1.0).threads = 1
+    rows = bench.rows(OPTIONS)
+    assert rows["torch/fp32/1"]["threads"] == 2 and rows["openvino/fp32/1"]["threads"] == 1

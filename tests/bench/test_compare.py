@@ -159,6 +159,8 @@ def test_what_ran_in_neither_has_no_verdict() -> None:
     ("path", "value", "words"),
     [
         (("environment", "cpu"), "Another", "CPU: A processor and Another"),
+        (("environment", "cpu_family"), "25/1/1", "CPU family: None and 25/1/1"),
+        (("environment", "cpu_flags"), ["avx2"], "CPU flags: None and ['avx2']"),
         (("options", "threads"), 4, "threads: 2 and 4"),
         (("options", "scope"), "end-to-end", "scope"),
         (("data", "images"), 100, "number of images"),
@@ -328,3 +330,16 @@ def test_conditions_that_were_not_clean_are_said_with_the_verdict() -> None:
     for nonsense in wrong:
         new["conditions"] = nonsense
         assert comparison(old, new, BOUNDS)["doubts"] == {"old": [], "new": []}
+
+
+def test_agreement_with_two_references_is_not_compared() -> None:
+    old, new = bench_of(ROWS, seed=1), bench_of(ROWS, seed=2)
+    for document in (old, new):
+        for row in document["rows"]:
+            row |= {"top1": None, "agreement": 0.99}
+    new["rows"][0]["agreement"] = 0.5
+    old["reference"] = new["reference"] = "torch/fp32"
+    assert comparison(old, new, BOUNDS)["regressions"] == [new["rows"][0]["key"]]
+    new["reference"] = "onnxruntime-cpu/fp32"
+    found = comparison(old, new, BOUNDS)
+    assert found["regressions"] == [] and found["rows"][0]["accuracy"]["change"] is None

@@ -142,3 +142,19 @@ def test_what_keeps_the_accuracy(changed: dict[str, Any], kept: bool) -> None:
 def test_without_labels_the_sentence_speaks_of_agreement() -> None:
     (found,) = recommendations([row_of("a/int8/1", 3, top1=None)], [1], "this CPU")
     assert "agrees with the reference on 99.90 %" in found["sentence"]
+
+
+def test_a_noisy_interval_makes_no_row_as_fast_as_another() -> None:
+    best = row_of("a/int8/1", 5.0, size=60_000_000)
+    best["latency_ms"]["ci95"] = [4.8, 9.5]
+    slow = row_of("b/int8/1", 9.4, size=57_000_000)
+    (found,) = recommendations([best, slow], [1], "this CPU")
+    assert found["key"] == "a/int8/1" and found["front"] == ["a/int8/1", "b/int8/1"]
+    assert "1.88x lower than that of b INT8" in found["sentence"]
+    # One that is no smaller is beaten.
+    assert keys(pareto_front([best, row_of("b/int8/1", 9.4, size=60_000_000)])) == ["a/int8/1"]
+
+
+def test_without_a_reference_nothing_is_recommended() -> None:
+    (found,) = recommendations([row_of("a/int8/1", 5.0, agreement=None, flips=None)], [1], "this CPU")
+    assert found["key"] is None and "keeps the accuracy" in found["sentence"]

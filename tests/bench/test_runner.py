@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_deploy.bench.runner import EvaluationData, LocalRunner, RemoteRunner
+from alexnet_deploy.bench.sampling import WarmUp
+from alexnet_deploy.bench.worker import Worker
 from alexnet_deploy.errors import DataError, RuntimeUnavailableError, SessionError
 from alexnet_deploy.graph import write_graph
 from alexnet_deploy.machine import count_gpus
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import SessionSpec
-from alexnet_deploy.specs import Precision
+from alexnet_deploy.specs import Precision, Scope
 from tests.conftest import small_preprocessing
 from tests.graphs import small_graph
 
@@ -162,3 +165,34 @@ def test_a_runner_that_was_never_opened_closes(graph: Path) -> None:
     runner = RemoteRunner(spec_of(graph), DATA)
     runner.close()
     assert runner._worker.pid is None
+
+
+def test_a_batch_of_more_images_than_there_are_is_prepared_as_often_as_it_is_long(graph: Path) -> None:
+    asked = []
+
+    class Few:
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, part: slice) -> NDArray[np.float32]:
+            prepared = DATA.open()[: min(part.stop, 3)]
+            asked.append(len(prepared))
+            return prepared
+
+    runner = LocalRunner(opener=lambda: open_session(spec_of(graph)), images=Few())
+    runner.open()
+    asked.clear()
+    runner.measure(8, 1, Scope.END_TO_END, WarmUp(least=0, most=0))
+    runner.close()
+    # Once before the clock starts, and once for the run.
+    assert asked == [3, 3, 2] * 2
+
+
+def test_a_pass_over_many_images_may_take_its_time(monkeypatch: pytest.MonkeyPatch, graph: Path) -> None:
+    waited = []
+    many = EvaluationData(data="shipped", preprocessing=small_preprocessing(), indices=np.zeros(50_000, np.int64))
+    runner = RemoteRunner(spec_of(graph), many)
+    monkeypatch.setattr(Worker, "ask", lambda *_arguments, seconds: waited.append(seconds))
+    runner.evaluate()
+    runner.evaluate_part(0, 50_000, None)
+    assert min(waited) >= 50_000

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_deploy.bench.candidate import BenchOptions
+from alexnet_deploy.engines.options import EngineOptions
 from alexnet_deploy.errors import EngineError, GraphError, InputError, MissingDependencyError, PrecisionProofError
 from alexnet_deploy.pipeline import candidates
 from alexnet_deploy.pipeline.costs import Costs
@@ -48,9 +49,9 @@ def test_tensorrt_without_a_gpu_is_a_row_and_not_built(deployment: Deployment, m
 def test_on_a_gpu_engines_are_for_it_with_and_without_graphs(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    asked = list[EngineOptions]()
 
-    def engine(_self: Deployment, options: object) -> None:
+    def engine(_self: Deployment, options: EngineOptions) -> None:
         asked.append(options)
         raise EngineError("not here")
 
@@ -62,7 +63,9 @@ def test_on_a_gpu_engines_are_for_it_with_and_without_graphs(
     assert {each.spec.name for each in found} == {
         "tensorrt-rtx/fp16", "tensorrt-rtx/fp16+cuda-graph", "tensorrt-rtx/int8", "tensorrt-rtx/int8+cuda-graph",
     }  # fmt: skip
-    assert all(options.sms == (89,) and options.profiles[0].max == 32 for options in asked)  # type: ignore[attr-defined]
+    assert {options.sms for options in asked} == {(89,)}
+    # Each batch is measured in a profile that was tuned for it.
+    assert {tuple(map(str, options.profiles)) for options in asked} == {("1:1:1", "2:32:32")}
     monkeypatch.setattr(candidates, "gpu_sm", lambda: 90)
     hopper = list(candidates.candidates_of(deployment, BenchOptions(), ["tensorrt-rtx"]))
     assert all("TensorRT-RTX has no" in str(each.reason) and "SM90" in str(each.reason) for each in hopper)
@@ -110,5 +113,56 @@ def test_costs_are_the_networks_arithmetic_and_the_sessions_weights(deployment: 
     assert full.costs[0].image_bytes == 4 * 3 * SMALL_SIDE**2 and full.costs[-1].image_bytes == 40
     half = Costs(deployment).of(replace(full.spec, runtime="openvino", precision=Precision.BF16))
     assert sum(cost.run_bytes for cost in half) == 2 * parameters and half[0].precision == "bf16"
-    cast = Costs(deployment).of(replace(full.spec, runtime="torch", precision=Precision.BF16))
-    assert sum(cost.run_bytes for cost in cast) == 4 * parameters and cast[0].precision == "bf16"
+    torch = Costs(deployment).of(replace(full.spec, runtime="torch", precision=Precision.BF16))
+    assert sum(cost.run_bytes for cost in torch) == 2 * parameters and torch[0].precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("batches", "most", "profiles"),
+    [
+        ((1, 16), 16, ["1:1:1", "2:16:16"]),
+        ((16,), 16, ["1:16:16"]),
+        ((4, 1, 4), 16, ["1:1:1", "2:4:16"]),
+        ((8, 64), 64, ["1:8:8", "9:64:64"]),
+    ],
+)
+def test_profiles_are_tuned_for_the_batches_and_take_all_others(
+    batches: tuple[int, ...], most: int, profiles: list[str]
+) -> None:
+    assert [str(profile) for profile in candidates._profiles_of(batches, most)] == profiles
+
+
+def test_engines_have_further_precisions_where_they_are_named(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object, **_options: object) -> None:
+        raise EngineError("not built")
+
+    monkeypatch.setattr(Deployment, "engine", broken)
+    named = [Precision.FP32, Precision.FP8, Precision.INT4]
+    found = candidates.candidates_of(deployment, BenchOptions(), ["tensorrt-rtx"], named)
+    assert [each.spec.precision for each in found] == named
+    assert candidates.offers_quantized(["tensorrt-rtx"], [Precision.INT4])
+    assert not candidates.offers_quantized(["openvino"], [Precision.INT4])
+    with pytest.raises(InputError, match="nothing to measure"):
+        candidates.candidates_of(deployment, BenchOptions(), ["openvino"], [Precision.INT4])
+
+
+def test_what_is_not_fp32_gets_a_reference_that_is_not_timed(deployment: Deployment) -> None:
+    options = BenchOptions()
+    quantized = candidates.candidates_of(deployment, options, ["openvino"], [Precision.INT8])
+    *asked, reference = candidates.with_reference(quantized, deployment, options)
+    assert asked == quantized and reference.spec.name == "onnxruntime-cpu/fp32" and not reference.timed
+    whole = candidates.candidates_of(deployment, options, ["openvino"], [Precision.FP32, Precision.INT8])
+    assert candidates.with_reference(whole, deployment, options) == whole
+    # Where nothing runs there is nothing to compare.
+    none = [replace(each, reason="no") for each in quantized]
+    assert candidates.with_reference(none, deployment, options) == none
+
+
+def test_a_bench_says_which_runtimes_it_went_over() -> None:
+    everything = candidates.asked_of([], [])
+    assert "torch-compile" not in everything["runtimes"] and "openvino" in everything["runtimes"]
+    assert candidates.asked_of(["torch-compile"], [Precision.FP32]) == {
+        "runtimes": ["torch-compile"], "precisions": ["fp32"],
+    }  # fmt: skip

@@ -102,7 +102,8 @@ def test_accuracy_does_not_depend_on_the_order_of_the_images_and_its_figures_fit
         other = again.to_json()[name]
         assert other == (None if value is None else pytest.approx(value, rel=1e-6, abs=1e-6)), name
     assert found.top1 is not None and found.top5 is not None and found.ece is not None
-    assert 0 <= found.top1 <= found.top5 <= 1 and 0 <= found.ece <= 1 and 0 <= found.agreement <= 1
+    assert found.agreement is not None and 0 <= found.agreement <= 1
+    assert 0 <= found.top1 <= found.top5 <= 1 and 0 <= found.ece <= 1
     of_reference = accuracy_from_logits(reference, reference, labels).top1
     assert of_reference is not None
     assert found.won - found.lost == round((found.top1 - of_reference) * len(logits))

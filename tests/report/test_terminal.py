@@ -59,7 +59,8 @@ def test_sentences_compare_int8_with_fp32_of_the_same_runtime() -> None:
     lines = sentences(document())
     assert len(lines) == 2
     assert lines[0].startswith("onnxruntime-cpu: INT8 is 2.00x faster than FP32 at batch 1")
-    assert "-0.50 points" in lines[0] and "p = 0.14" in lines[0]
+    # Of 2,000 images twelve are lost and five won.
+    assert "-0.35 points" in lines[0] and "p = 0.14" in lines[0]
     assert "batch 16" in lines[1] and "points" not in lines[1]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from onnx import helper
 
 from alexnet_deploy.errors import InputError, RuntimeUnavailableError, SessionError
@@ -18,6 +19,7 @@ from alexnet_deploy.optional import tensorrt_version
 from alexnet_deploy.precision.qdq import int8_from_fp32
 from alexnet_deploy.runtimes.open import open_session
 from alexnet_deploy.runtimes.session import THROUGHPUT, Session, SessionSpec
+from alexnet_deploy.runtimes.torch_eager import TorchSession
 from alexnet_deploy.specs import Lowering, Precision, Target
 from tests.conftest import SMALL_SIDE
 from tests.graphs import model_of, relative_error, shipped_batch, small_graph, small_table
@@ -115,6 +117,21 @@ def test_int8_agrees_on_most_images(runtime: str, artifacts: dict[str, Path]) ->
         got = int8.run(images)
     assert 0 < relative_error(got, expected) < 0.2
     assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.9
+
+
+@pytest.mark.parametrize("threads", [1, usable_cpus()])
+def test_openvino_says_how_many_threads_it_took(artifacts: dict[str, Path], threads: int) -> None:
+    pytest.importorskip("openvino")
+    spec = SessionSpec(runtime="openvino", precision=Precision.FP32, path=artifacts["openvino"], threads=threads)
+    with open_session(spec) as session:
+        assert session.threads == threads
+
+
+def test_torch_in_bf16_holds_its_weights_in_bf16(artifacts: dict[str, Path]) -> None:
+    with opened("torch", artifacts["torch"], Precision.BF16) as session:
+        assert isinstance(session, TorchSession)
+        kinds = {weights.dtype for name, weights in session._network.named_parameters() if name.endswith("weight")}
+        assert kinds == {torch.bfloat16}
 
 
 def test_torch_in_bf16_is_near_and_not_the_same(artifacts: dict[str, Path]) -> None:

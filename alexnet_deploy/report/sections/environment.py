@@ -44,7 +44,7 @@ def conditions(document: Mapping[str, Any]) -> str:
             str(gpu.get("name", "")),
             str(gpu.get("at", "")),
             *(_number(gpu.get(name)) for name in ("sm_mhz", "memory_mhz", "temperature_c", "power_w")),
-            ", ".join(map(str, gpu.get("throttle") or [])) or "nothing",
+            "not known" if gpu.get("throttle") is None else ", ".join(map(str, gpu["throttle"])) or "nothing",
         ]
         for gpu in found.get("gpu") or []
     ]
