@@ -4,7 +4,8 @@ Every bench is compared with the one before it. What `compare` then calls a regr
 false alarm; a row that took a fifth longer in the new one, and is not called one, is a miss. The document keeps what
 `compare` reads of every bench, and --replay judges an earlier one's measurements by the rule as it is now.
 
-usage: python -m benchmarks.compare_trials [--workdir artifacts] [--benches 11] [--json FILE] [--replay FILE]
+usage: python -m benchmarks.compare_trials [--workdir artifacts] [--benches 11] [--runs 32] [--json FILE]
+       [--replay FILE]
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import dataclasses
 import itertools
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +23,10 @@ import click
 
 from alexnet_deploy.bench.anchor import ANCHOR_VERSION, RemoteAnchor
 from alexnet_deploy.bench.bench import rows_from_candidates
-from alexnet_deploy.bench.candidate import BENCH_SCHEMA, BenchOptions, Candidate
+from alexnet_deploy.bench.candidate import BENCH_SCHEMA, BenchOptions, Candidate, rounds_of
 from alexnet_deploy.bench.compare import Bounds, comparison, turns_of
 from alexnet_deploy.bench.conditions import Conditions
 from alexnet_deploy.bench.runner import EvaluationData, LocalRunner, RemoteRunner, Runner
-from alexnet_deploy.bench.worker import Worker
 from alexnet_deploy.files import write_json
 from alexnet_deploy.machine import environment, usable_cpus, version_of
 from alexnet_deploy.pipeline.candidates import candidates_of
@@ -81,31 +82,33 @@ class SlowedRunner(RemoteRunner):
     """Runs a slowed session in a process of its own."""
 
     def __init__(self, spec: SessionSpec, data: EvaluationData) -> None:
-        self._worker = Worker(_MakeSlowed(dataclasses.replace(spec, hint=None), data), spec.name)
+        super().__init__(spec, data, _MakeSlowed(dataclasses.replace(spec, hint=None), data))
 
 
 @click.command()
 @click.option("--workdir", type=click.Path(path_type=Path, file_okay=False), default=Path("artifacts"))
 @click.option("--benches", default=11, show_default=True)
+@click.option("--runs", default=32, show_default=True, help="Samples a row; above 32 there are more turns.")
 @click.option("--json", "target", type=click.Path(path_type=Path), default=RESULT, help="Where the document goes.")
 @click.option(
     "--replay", type=click.Path(path_type=Path, exists=True), help="Of another document; nothing is measured."
 )
-def main(workdir: Path, benches: int, target: Path, replay: Path | None) -> None:
+def main(workdir: Path, benches: int, runs: int, target: Path, replay: Path | None) -> None:
     """Measures, compares, counts, and writes the document."""
-    found = json.loads(replay.read_text()) if replay is not None else _measured(workdir, benches)
+    found = json.loads(replay.read_text()) if replay is not None else _measured(workdir, benches, runs)
     judged = found | _judged(found["benches"])
     write_json(target, judged)
     for number, trial in enumerate(judged["trials"], 1):
         click.echo(f"{number}: {trial['false_alarms'] or 'no false alarm'}, missed {trial['missed']}")
     tries = judged["tries"]
     click.echo(f"{judged['tries_without_false_alarm']} of {tries} without a false alarm; caught {judged['caught']}")
+    click.echo(f"verdicts on rows that nobody slowed: {judged['verdicts']}")
     click.echo(f"of all {judged['all_pairs']['pairs']} pairs: {judged['all_pairs']}")
 
 
-def _measured(workdir: Path, benches: int) -> dict[str, Any]:
+def _measured(workdir: Path, benches: int, runs: int) -> dict[str, Any]:
     deployment = Deployment(Workspace(folder=workdir, voice=Voice()))
-    options = BenchOptions(threads=usable_cpus(), images=IMAGES)
+    options = BenchOptions(threads=usable_cpus(), images=IMAGES, runs=runs, rounds=rounds_of(runs))
     documents = []
     for number in range(benches):
         documents.append(_bench(deployment, options))
@@ -130,6 +133,8 @@ def _judged(benches: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "tries": len(trials),
         "tries_without_false_alarm": _quiet(trials),
         "caught": _caught(trials, slowed),
+        # Of the rows that nobody slowed.
+        "verdicts": dict(sum((Counter(trial["verdicts"]) for trial in trials), Counter())),
         "all_pairs": {"pairs": len(pairs), "without_false_alarm": _quiet(pairs), "caught": _caught(pairs, slowed)},
         "trials": trials,
     }
@@ -225,6 +230,7 @@ def _trial(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
             for row in new["rows"]
             if SLOWED in row["key"] and not found[row["key"].replace(f"+{SLOWED}", "")]["regression"]
         ],
+        "verdicts": dict(Counter(row["verdict"] for row in same["rows"])),
         "ratios": {row["key"]: [row["ratio"], row["ci"], row["raw_ratio"]] for row in same["rows"]},
         "slowed_ratios": {row["key"]: [row["ratio"], row["ci"], row["raw_ratio"]] for row in slowed["rows"]},
     }

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BENCH_SCHEMA = 2
+_ROUNDS, _MOST_ROUNDS, _A_TURN = 8, 64, 4
 _MOST_BATCH, _MOST_THREADS, _MOST_TURN_SECONDS = 4096, 1024, 60
+
+
+def rounds_of(runs: int) -> int:
+    """In how many turns so many samples are taken: eight, or of more than 32 a quarter as many, since `compare` goes by
+    turns."""
+    return min(max(runs, 1), max(_ROUNDS, min(_MOST_ROUNDS, runs // _A_TURN)))
 
 
 @dataclass(frozen=True, kw_only=True)

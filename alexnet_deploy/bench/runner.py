@@ -232,10 +232,11 @@ class RemoteRunner:
     Args:
         spec: What to run.
         data: The evaluation images.
+        make: Makes the runner there; by default one of the session that `spec` opens.
     """
 
-    def __init__(self, spec: SessionSpec, data: EvaluationData) -> None:
-        self._worker = Worker(_MakeRunner(spec, data), spec.name)
+    def __init__(self, spec: SessionSpec, data: EvaluationData, make: Callable[[], LocalRunner] | None = None) -> None:
+        self._worker = Worker(make or _MakeRunner(spec, data), spec.name)
         # A pass over many images takes its time.
         self._pass_seconds = ANSWER_SECONDS + _IMAGE_SECONDS * len(data.indices)
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from alexnet_deploy.scale.executor import ScaleOptions
 
 _PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
-# Turns, or one for every four samples where there are more than 32 of them.
-_ROUNDS, _MOST_ROUNDS, _A_TURN = 8, 64, 4
 # What says how times are taken.
 _TIMED = ("batches", "runs", "scope", "details")
 
@@ -145,14 +143,14 @@ def command(
     if accuracy_only:
         _require_no(context, "with --accuracy-only, which times nothing", *_TIMED)
         return _run_accuracy(deployment, working, narrowed, threads, images, output, as_json=as_json)
-    from alexnet_deploy.bench.candidate import BenchOptions
+    from alexnet_deploy.bench.candidate import BenchOptions, rounds_of
     from alexnet_deploy.pipeline.bench import bench_document
     from alexnet_deploy.pipeline.demo import write_bench
 
     options = BenchOptions(
         batches=batches_from_text(batches),
         runs=runs,
-        rounds=min(max(runs, 1), max(_ROUNDS, min(_MOST_ROUNDS, runs // _A_TURN))),
+        rounds=rounds_of(runs),
         threads=threads,
         images=images,
         scope=Scope(scope),
