@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _WARM_UP_RUNS = 3
-_LEAST_RUNS, _MOST_RUNS = 5, 50
-_ENOUGH_SECONDS = 1.0
+_LEAST_RUNS, _MOST_RUNS = 5, 200
+_ENOUGH_SECONDS = 2.0
 # A server's rate is planned for fewer late answers than the one in a hundred that is allowed, and for less time than
 # there is: other programs take some of it.
 _LATE_SHARE, _LATENCY_SHARE = 0.005, 0.9
@@ -64,7 +64,7 @@ def batches_of(options: LoadOptions) -> tuple[int, ...]:
 def pace_from_session(
     session: Session, images: Images, options: LoadOptions, *, clock: Callable[[], float] = time.perf_counter
 ) -> Pace:
-    """Runs each batch a few times, for about a second.
+    """Runs each batch a few times, for about two seconds.
 
     Raises:
         SessionError: The session failed, or its outputs are not finite.

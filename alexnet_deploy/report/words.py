@@ -156,4 +156,7 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
             accuracy = f", top-1 {points:+.2f} points (p = {flips['p_value']:.2f})"
         graph = f" {row['hint']}" if is_hinted(row) else ""
         lines.append(f"{row['runtime']}: INT8{graph} is {speed} FP32 at batch {row['batch']}{accuracy}")
+    reference = document.get("reference")
+    if reference and reference not in map(session_of, document["rows"]):
+        lines.append(f"agreement is with {label_of_session(document, str(reference))}, which was not timed")
     return lines

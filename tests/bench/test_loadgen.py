@@ -102,9 +102,12 @@ def test_a_session_that_fails_under_load_is_an_error_and_loadgen_ends(scenario: 
 @needs_loadgen
 @pytest.mark.parametrize("scenario", [Scenario.SINGLE_STREAM, Scenario.SERVER])
 def test_an_error_of_any_class_becomes_one_of_ours(scenario: Scenario, tmp_path: Path) -> None:
+    before = FakeSession(SHAPE)
+    pace_from_session(before, IMAGES, options_of(scenario), clock=ticking())
+
     class Odd(FakeSession):
         def run(self, images: Any) -> Any:
-            if self.runs > 170:
+            if self.runs > before.runs + 20:
                 raise ZeroDivisionError("odd")
             return super().run(images)
 
@@ -131,7 +134,7 @@ def test_images_that_cannot_be_made_are_an_error_and_loadgen_ends(tmp_path: Path
 @needs_loadgen
 def test_ctrl_c_ends_the_test_and_is_raised_after_it(tmp_path: Path) -> None:
     calls = iter(range(10**9))
-    session = FakeSession(SHAPE, tick=lambda: os.kill(os.getpid(), signal.SIGINT) if next(calls) == 200 else slow())
+    session = FakeSession(SHAPE, tick=lambda: os.kill(os.getpid(), signal.SIGINT) if next(calls) == 400 else slow())
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         load(session, options_of(Scenario.SINGLE_STREAM), tmp_path, clock=ticking())

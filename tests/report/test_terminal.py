@@ -64,6 +64,15 @@ def test_sentences_compare_int8_with_fp32_of_the_same_runtime() -> None:
     assert "batch 16" in lines[1] and "points" not in lines[1]
 
 
+def test_a_reference_without_rows_is_named() -> None:
+    values = document()
+    assert sentences(values | {"reference": "torch/fp32"}) == sentences(values)
+    values["rows"] = [row_of("openvino", "int8", 1, 10.0)]
+    assert sentences(values | {"reference": "onnxruntime-cpu/fp32"}) == [
+        "agreement is with onnxruntime-cpu fp32, which was not timed"
+    ]
+
+
 def test_a_slower_int8_is_called_slower() -> None:
     values = document()
     values["rows"] = [row_of("openvino", "fp32", 1, 10.0), row_of("openvino", "int8", 1, 15.0)]
