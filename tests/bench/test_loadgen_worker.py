@@ -135,7 +135,8 @@ def test_the_worker_tells_of_an_error_before_loadgen_has_ended(tmp_path: Path, m
             ended.append((tmp_path / SUMMARY).read_text() != "")
 
     side = DATA.preprocessing.image_size
-    session = FakeSession((3, side, side), tick=lambda: time.sleep(0.0005), fails_at=160)
+    # Behind the runs that measure the pace.
+    session = FakeSession((3, side, side), tick=lambda: time.sleep(0.0005), fails_at=300)
     monkeypatch.setattr(loadgen_worker, "open_session", lambda _spec: session)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     options = LoadOptions(scenario=Scenario.SERVER, min_duration_s=0.2, max_batch=1, target_qps=2000)
