@@ -85,6 +85,7 @@ class Application:
         # Python parses one JSON document at a time whatever it is told, and each takes several times its bytes.
         self._parser = ThreadPoolExecutor(max_workers=1, thread_name_prefix="parse")
         self._places, self._skipping, self._ending = Places(options), 0, False
+        self._at_the_end: Callable[[], None] = lambda: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection's event, as ASGI calls it."""
@@ -116,9 +117,14 @@ class Application:
         last = self._ending or response.status == _STATUS_OF_A_SLOW_BODY
         await answer(response, send, head_only=request.method == "HEAD", last=last)
 
+    def at_the_end(self, action: Callable[[], None]) -> None:
+        """What is done when no more requests are taken: whoever listens for connections stops."""
+        self._at_the_end = action
+
     def end_requests(self) -> None:
         """Refuses what comes from now on, and ends every connection with its next answer."""
         self._ending = True
+        self._at_the_end()
 
     async def require_sound(self) -> None:
         """Whoever started the replica asks it now and then.
