@@ -47,7 +47,7 @@ _LARGEST_BATCH = 1024
     show_default=True,
     help="Sessions, each in a process of its own.",
 )
-@threads_option("CPU threads of each replica.")
+@threads_option("CPU threads of each replica; on a cluster no more than a node has.")
 @click.option(
     "--max-batch",
     type=click.IntRange(1, _LARGEST_BATCH),

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from alexnet_deploy import __version__
 from alexnet_deploy.data.preprocessing import batch_from_images
 from alexnet_deploy.data.sources import image_from_bytes
@@ -32,12 +34,19 @@ from alexnet_deploy.serving.asgi import (
 from alexnet_deploy.serving.batching import Batcher
 from alexnet_deploy.serving.metrics import CONTENT_TYPE, IMAGES, SECONDS, Registry
 from alexnet_deploy.serving.model import VERSION, ServedModel
-from alexnet_deploy.serving.options import HELD_BODIES, LISTEN_AFTER_SECONDS, RETRY_SECONDS, ServeOptions
+from alexnet_deploy.serving.options import (
+    HELD_BODIES,
+    LISTEN_AFTER_SECONDS,
+    RETRY_SECONDS,
+    SKIPPING_PLACES,
+    ServeOptions,
+)
 from alexnet_deploy.serving.page import page_of
+from alexnet_deploy.serving.places import Places, Room
 from alexnet_deploy.serving.protocol import BINARY_HEADER, request_from_body, response_from_output
+from alexnet_deploy.serving.soundness import Soundness
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from alexnet_deploy.runtimes.session import Session
@@ -49,7 +58,7 @@ _REQUESTS, _LATENCY = "alexnet_deploy_requests_total", "alexnet_deploy_request_s
 _IN_FLIGHT, _WAITING = "alexnet_deploy_requests_in_flight", "alexnet_deploy_images_waiting"
 _BATCH, _COMPUTE = "alexnet_deploy_batch_images", "alexnet_deploy_batch_seconds"
 _CPU, _MEMORY, _MODEL = "process_cpu_seconds_total", "process_resident_memory_bytes", "alexnet_deploy_model_info"
-_STATUS_OF_A_FAULT = 500
+_STATUS_OF_A_FAULT, _STATUS_OF_A_SLOW_BODY = 500, 408
 _DECODERS = 2
 
 
@@ -70,9 +79,13 @@ class Application:
             session.run, max_batch=options.max_batch, max_queue=options.max_queue, wait_s=options.batch_wait_s,
             ran=self._ran,
         )  # fmt: skip
+        self._soundness = Soundness(self._batcher, np.zeros((1, *model.image_shape), np.float32), options.hung_s)
         # One large picture does not hold up all others.
         self._decoder = ThreadPoolExecutor(max_workers=_DECODERS, thread_name_prefix="decode")
-        self._in_flight, self._held_bytes = 0, 0
+        # Python parses one JSON document at a time whatever it is told, and each takes several times its bytes.
+        self._parser = ThreadPoolExecutor(max_workers=1, thread_name_prefix="parse")
+        self._places, self._skipping, self._ending = Places(options), 0, False
+        self._at_the_end: Callable[[], None] = lambda: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection's event, as ASGI calls it."""
@@ -89,8 +102,7 @@ class Application:
             response = await handler(request)
         except RequestError as exc:
             response = error_response(exc)
-            with contextlib.suppress(GoneError):
-                await request.skip(HELD_BODIES * self.options.max_body_bytes)
+            await self._skip(request)
         except GoneError:
             # As servers count what nobody waited for.
             self._count(route, 499, started)
@@ -102,12 +114,31 @@ class Application:
             _log.exception("a request failed")
             response = json_response({"error": "the server failed on this request"}, _STATUS_OF_A_FAULT)
         self._count(route, response.status, started)
-        await answer(response, send, head_only=request.method == "HEAD")
+        last = self._ending or response.status == _STATUS_OF_A_SLOW_BODY
+        await answer(response, send, head_only=request.method == "HEAD", last=last)
+
+    def at_the_end(self, action: Callable[[], None]) -> None:
+        """What is done when no more requests are taken: whoever listens for connections stops."""
+        self._at_the_end = action
+
+    def end_requests(self) -> None:
+        """Refuses what comes from now on, and ends every connection with its next answer."""
+        self._ending = True
+        self._at_the_end()
+
+    async def require_sound(self) -> None:
+        """Whoever started the replica asks it now and then.
+
+        Raises:
+            SessionError: The session does not compute any more; the replica is of no use.
+        """
+        await self._soundness.require()
 
     def close(self) -> None:
         """Computes what waits, and frees the session."""
         self._batcher.close()
         self._decoder.shutdown()
+        self._parser.shutdown()
         self._session.close()
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -174,31 +205,34 @@ class Application:
         return page_of(self.model)
 
     async def _ready(self, _request: Request) -> Response:
+        self._require_open()
         return json_response({"name": self.model.name, "ready": True})
 
     async def _metadata(self, _request: Request) -> Response:
         return json_response(self.model.metadata())
 
     async def _infer(self, request: Request) -> Response:
-        with self._place(request):
-            body = await request.body(self.options.max_body_bytes)
+        with self._place(request) as room:
+            body = await request.body(self.options.max_body_bytes, room.holds)
             head = request.header(BINARY_HEADER)
-            arguments = (body, head, self.model, self.options.max_batch)
             async with self._limit():
-                # Of numbers as text, making an array of them at least does not hold up the others.
-                asked = (
-                    await self._aside(request_from_body, *arguments) if head is None else request_from_body(*arguments)
-                )
+                if head is None:
+                    # Of numbers as text, making an array of them at least does not hold up the others.
+                    asked = await self._aside(
+                        self._parser, request_from_body, body, head, self.model, self.options.max_batch
+                    )
+                else:
+                    asked = request_from_body(body, head, self.model, self.options.max_batch)
                 rows = await self._rows(asked.images, request)
             data, headers = response_from_output(rows, asked, self.model)
             return Response(body=data, headers=headers)
 
     async def _classify(self, request: Request) -> Response:
-        with self._place(request):
-            body = await request.body(self.options.max_body_bytes)
+        with self._place(request) as room:
+            body = await request.body(self.options.max_body_bytes, room.holds)
             data = upload_from_body(body, request.header("content-type"))
             async with self._limit():
-                rows = await self._rows(await self._aside(self._decoded, data), request)
+                rows = await self._rows(await self._aside(self._decoder, self._decoded, data), request)
             classes = [
                 {"label": label, "probability": probability}
                 for label, probability in top_classes(rows[0], self.model.labels)
@@ -211,9 +245,9 @@ class Application:
         except DataError as exc:
             raise RequestError(400, exc.problem, got=exc.got, expected=exc.expected) from exc
 
-    async def _aside(self, work: Callable[..., Made], *arguments: Any) -> Made:
-        """Work on a thread of its own, so that others are answered meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoder, work, *arguments)
+    async def _aside(self, pool: ThreadPoolExecutor, work: Callable[..., Made], *arguments: Any) -> Made:
+        """Work on another thread, so that others are answered meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
 
     async def _rows(self, images: NDArray[np.float32], request: Request) -> NDArray[np.float32]:
         """What the session makes of them, unless the client goes away meanwhile.
@@ -252,29 +286,36 @@ class Application:
             ) from exc
 
     @contextlib.contextmanager
-    def _place(self, request: Request) -> Iterator[None]:
-        """One of the places for requests, and room for its body, before any of it is read."""
-        most = self.options.max_body_bytes
-        request.require_length(most)
-        size = most if request.length is None else request.length
-        if self._in_flight >= self.options.places or self._held_bytes + size > HELD_BODIES * most:
-            raise RequestError(
-                503,
-                "the server has as many requests as it takes",
-                got=f"{self._in_flight} of {self._held_bytes} bytes",
-                expected=f"up to {self.options.places} of {HELD_BODIES * most} bytes",
-                retry_after_s=RETRY_SECONDS,
-            )
-        self._in_flight += 1
-        self._held_bytes += size
+    def _place(self, request: Request) -> Iterator[Room]:
+        """One of the places for requests, where they are answered at all."""
+        self._require_open()
+        with self._places.one(request) as room:
+            yield room
+
+    def _require_open(self) -> None:
+        """Refuses where no request would be answered.
+
+        Raises:
+            RequestError: 503; the server ends, or its session is broken.
+        """
+        if self._ending:
+            raise RequestError(503, "the server is shutting down", retry_after_s=RETRY_SECONDS)
+        if (problem := self._soundness.problem) is not None:
+            raise RequestError(503, "the session does not compute any more", got=problem, retry_after_s=RETRY_SECONDS)
+
+    async def _skip(self, request: Request) -> None:
+        """Reads what a refused request still sends, where that keeps no place from anybody."""
+        if not self.options.direct and self._skipping >= SKIPPING_PLACES:
+            return
+        self._skipping += 1
         try:
-            yield
+            with contextlib.suppress(GoneError):
+                await request.skip(HELD_BODIES * self.options.max_body_bytes)
         finally:
-            self._in_flight -= 1
-            self._held_bytes -= size
+            self._skipping -= 1
 
     async def _metrics(self, _request: Request) -> Response:
-        self._registry.set(_IN_FLIGHT, self._in_flight)
+        self._registry.set(_IN_FLIGHT, self._places.in_flight)
         self._registry.set(_WAITING, self._batcher.waiting)
         for name, value in zip((_CPU, _MEMORY), process_usage(), strict=True):
             self._registry.set(name, value)

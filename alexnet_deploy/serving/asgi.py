@@ -6,6 +6,7 @@ The interface: https://asgi.readthedocs.io/en/latest/specs/www.html.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class Request:
         self.method, self.path = str(scope["method"]), str(scope["path"])
         self._headers: list[tuple[bytes, bytes]] = list(scope["headers"])
         self._receive, self._read_all = receive, False
+        self._until: float | None = None
 
     def header(self, name: str) -> str | None:
         """The first header of that name."""
@@ -92,8 +94,12 @@ class Request:
         if self.length is not None and self.length > most:
             raise _too_large(f"{self.length} bytes", most)
 
-    async def body(self, most: int) -> bytes:
+    async def body(self, most: int, came: Callable[[int], None] = lambda size: None) -> bytes:
         """The whole body.
+
+        Args:
+            most: Bytes that it may have.
+            came: Told how many have come so far, before they are kept; may refuse.
 
         Raises:
             RequestError: 413, or 408 where it does not come.
@@ -103,11 +109,12 @@ class Request:
         parts: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with self._time():
                 async for part in self._parts():
                     size += len(part)
                     if size > most:
                         raise _too_large("more bytes", most)
+                    came(size)
                     parts.append(part)
         except TimeoutError as exc:
             raise RequestError(408, "the body did not come", got=f"{size} bytes in {BODY_SECONDS:g} s") from exc
@@ -121,16 +128,21 @@ class Request:
     async def skip(self, most: int) -> None:
         """Reads a body without keeping it: a client that still writes would not see an answer, only a reset.
 
-        Not of one that asked whether it may send it, nor of one that states more than `most` bytes.
+        Not of one that asked whether it may send it, nor of one that states more than `most` bytes; and not for longer
+        than a body may take altogether.
         """
         if self.length is None or self.length > most or self.header("expect") is not None:
             return
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
+        with contextlib.suppress(TimeoutError):
+            async with self._time():
                 async for _ in self._parts():
                     pass
-        except TimeoutError:
-            return
+
+    def _time(self) -> asyncio.Timeout:
+        """What is left of the time for the body, which begins when it is first asked for."""
+        if self._until is None:
+            self._until = asyncio.get_running_loop().time() + BODY_SECONDS
+        return asyncio.timeout_at(self._until)
 
     async def _parts(self) -> Any:
         while not self._read_all:
@@ -177,11 +189,11 @@ def upload_from_body(body: bytes, content_type: str | None) -> bytes:
     return files[0]
 
 
-async def answer(response: Response, send: Send, *, head_only: bool = False) -> None:
-    """Sends an answer."""
+async def answer(response: Response, send: Send, *, head_only: bool = False, last: bool = False) -> None:
+    """Sends an answer; the last one ends the connection."""
     headers = {
         "content-length": str(len(response.body)), "x-content-type-options": "nosniff", "cache-control": "no-store",
-        **response.headers,
+        **({"connection": "close"} if last else {}), **response.headers,
     }  # fmt: skip
     pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": response.status, "headers": pairs})

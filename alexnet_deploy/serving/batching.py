@@ -45,6 +45,10 @@ class Batcher:
         max_queue: Images that may wait.
         wait_s: How long the first of a batch that is not full waits for others.
         ran: Told of every run: its images, and the seconds it took.
+
+    Attributes:
+        failures: Runs that failed since the last one that did not.
+        running_since: When the run began that is under way, by the monotonic clock.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class Batcher:
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._waiting, self._closed = 0, False
+        self.failures: int = 0
+        self.running_since: float | None = None
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
         self._thread.start()
 
@@ -102,12 +108,17 @@ class Batcher:
 
     def _work(self) -> None:
         while batch := self._next():
+            self.running_since = time.monotonic()
             try:
                 rows = self._rows(batch)
             except Exception as exc:  # whatever it was, those who wait must hear of it
+                self.failures += 1
                 for entry in batch:
                     _tell(entry, _fail, exc)
                 continue
+            finally:
+                self.running_since = None
+            self.failures = 0
             at = 0
             for entry in batch:
                 part = rows[at : at + len(entry.images)]

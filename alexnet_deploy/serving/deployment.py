@@ -23,9 +23,13 @@ from alexnet_deploy.interrupts import stoppable
 from alexnet_deploy.optional import require
 from alexnet_deploy.progress import OwnThread, Voice
 from alexnet_deploy.runtimes.open import open_session
+from alexnet_deploy.scale.cluster import Node
 from alexnet_deploy.serving.model import ServedModel, model_from_session
-from alexnet_deploy.serving.options import BODY_SECONDS, RETRY_SECONDS, SPARE_PLACES, ServeOptions
+from alexnet_deploy.serving.options import BODY_SECONDS, HEALTH_SECONDS, RETRY_SECONDS, SPARE_PLACES, ServeOptions
+from alexnet_deploy.serving.placement import Placement, placement_from_nodes
 from alexnet_deploy.serving.processes import descendants, end
+from alexnet_deploy.serving.replica import Replica, builder
+from alexnet_deploy.serving.watch import State, Watch
 
 if TYPE_CHECKING:
     from alexnet_deploy.runtimes.session import Session, SessionSpec
@@ -35,8 +39,11 @@ _APPLICATION, _DEPLOYMENT = "alexnet-deploy", "model"
 # Bodies of 100 kB and more pass between Ray's processes in shared memory, and are gone when they are read.
 _OBJECT_STORE_BYTES = 256_000_000
 _POLL_SECONDS = 0.1
-# How long a cluster may take until the model is found where it is said to be.
-_PATIENCE_SECONDS = 5.0
+# How long it may take until the model is found where it is said to be: on a cluster, whose Serve may listen elsewhere,
+# and here, where nothing else is the matter than a slow machine.
+_PATIENCE_SECONDS, _OWN_PATIENCE_SECONDS = 5.0, 60.0
+# How long a replica may take to hear of the end.
+_TOLD_SECONDS = 5.0
 # What of Ray has not ended by itself after this long is killed.
 _END_SECONDS = 5.0
 _ENDED = "requests in flight were finished"
@@ -46,7 +53,6 @@ _RAY_TIMEOUT_AFTER_S = BODY_SECONDS + 15.0
 # Of a replica that answers HTTP itself: the application has places for what costs memory or time, and refuses at once;
 # Ray would have requests wait for a place before the application sees them, those for its health too.
 _UNBOUNDED = 100_000
-_UNWATCHED = {b"x-request-disconnect-disabled": b"?1", b"x-request-timeout-seconds": b"0"}
 # Read by Ray's processes when they start. The model runs on a thread of its own already, so that Serve's threads
 # around it only cost switches (docs/serving.md).
 _ENVIRONMENT = {
@@ -55,11 +61,14 @@ _ENVIRONMENT = {
     "RAY_worker_niceness": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
+    # One whose session is broken answers nobody, and would keep the port from the next one while it is waited for.
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
 }
+# Read when Serve is imported: not by this process, which has no loop that its router could run on.
+_WORKERS_ENVIRONMENT = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 
 
 def serve(
@@ -98,16 +107,14 @@ def serve(
         options = _within(session, options, voice)
     voice.say("starting Ray Serve")
     with _ray(options):
-        _deploy(spec, model, options)
-        if options.ray_address is not None and not _answers(options, model):
-            voice.warn(
-                f"{options.url} does not answer from here: Serve listens on the cluster's nodes, and where it ran "
-                "before, at the address that it was started with"
-            )
+        watch = Watch(_state, voice)
+        _deploy(spec, model, options, watch, voice)
         with stoppable(voice.say, "ending: requests in flight are finished first", remedy=_ENDED) as request:
             ready(model)
             while not request:
                 time.sleep(_POLL_SECONDS)
+                with _as_ours("Ray Serve has ended", "start the command again"):
+                    watch.look()
     request.obey()
 
 
@@ -196,6 +203,7 @@ def _ray(options: ServeOptions) -> Iterator[None]:
     own = options.ray_address is None
     os.environ.update(_environment(options))
     ray, serve_ = require("ray", "serve"), require("ray.serve", "serve")
+    os.environ.update(_WORKERS_ENVIRONMENT)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     terminates = signal.getsignal(signal.SIGTERM)
     # Ray's sockets lie in it, whose paths are limited to 107 bytes.
@@ -217,6 +225,8 @@ def _ray(options: ServeOptions) -> Iterator[None]:
             signal.signal(signal.SIGTERM, terminates)
             yield
             with _as_ours("the server does not end in order"):
+                if options.direct:
+                    _end_requests(serve_)
                 serve_.delete(_APPLICATION)
         finally:
             # Without Ray, Serve would start one to ask it.
@@ -229,6 +239,13 @@ def _ray(options: ServeOptions) -> Iterator[None]:
             started = descendants(os.getpid()) if own else set()
             ray.shutdown()
             end(started, _END_SECONDS)
+
+
+def _end_requests(serve_: Any) -> None:
+    """Tells the one replica that nothing new is taken; by itself it would go on for as long as somebody asks."""
+    # One that is just being started anew does not hear of it, and has nothing in flight.
+    with contextlib.suppress(TimeoutError):
+        serve_.get_app_handle(_APPLICATION).end_requests.remote().result(timeout_s=_TOLD_SECONDS)
 
 
 def _require_unserved(serve_: Any) -> None:
@@ -262,20 +279,14 @@ def _own_cluster(options: ServeOptions, folder: str) -> dict[str, Any]:
     }
 
 
-def _deploy(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> None:
+def _deploy(spec: SessionSpec, model: ServedModel, options: ServeOptions, watch: Watch, voice: Voice) -> None:
     """Starts Serve, and waits until every replica answers."""
     serve_ = require("ray.serve", "serve")
-    settings: dict[str, Any] = {
-        "name": _DEPLOYMENT,
-        "num_replicas": options.replicas,
-        "max_ongoing_requests": _UNBOUNDED if options.direct else options.places + SPARE_PLACES,
-        "max_queued_requests": options.places,
-        "graceful_shutdown_timeout_s": options.grace_s,
-        "graceful_shutdown_wait_loop_s": _POLL_SECONDS,
-        "ray_actor_options": {"num_cpus": 1 if options.ray_address is None else spec.threads},
-    }
-    if "backpressure_config" in inspect.signature(serve_.deployment).parameters:
-        settings["backpressure_config"] = {"retry_after_s": RETRY_SECONDS}
+    resources, needs = {"num_cpus": 1.0}, f"{options.replicas} replicas"
+    if options.ray_address is not None:
+        placed = _placed(spec, options, voice)
+        spec, needs = dataclasses.replace(spec, threads=placed.threads), placed.words
+        resources = {"num_cpus": placed.threads, "num_gpus": placed.gpus}
     logs = {"log_level": "WARNING", "enable_access_log": False}
     http = {
         "host": options.host,
@@ -285,9 +296,61 @@ def _deploy(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Non
     }
     with _as_ours("the replicas do not start"):
         serve_.start(proxy_location="HeadOnly", http_options=http, logging_config=logs)
-        ingress = serve_.ingress(_builder(spec, model, options))()
-        deployment = serve_.deployment(**settings)(ingress)
-        serve_.run(deployment.bind(), name=_APPLICATION, route_prefix="/", logging_config=logs)
+        ingress = serve_.ingress(builder(spec, model, options))(Replica)
+        deployment = serve_.deployment(**_settings(options, resources))(ingress)
+        target = serve_.RunTarget(deployment.bind(), name=_APPLICATION, route_prefix="/", logging_config=logs)
+        serve_.run_many([target], wait_for_applications_running=False)
+        watch.until_running(needs)
+        if _answers(options, model):
+            return
+    if options.ray_address is None:
+        raise ServingError("the replicas do not answer", got=options.url, remedy="try another --host or --port")
+    voice.warn(
+        f"{options.url} does not answer from here: Serve listens on the cluster's nodes, and where it ran "
+        "before, at the address that it was started with"
+    )
+
+
+def _settings(options: ServeOptions, resources: dict[str, float]) -> dict[str, Any]:
+    """Of the deployment, as Serve has them."""
+    settings: dict[str, Any] = {
+        "name": _DEPLOYMENT,
+        "num_replicas": options.replicas,
+        "max_ongoing_requests": _UNBOUNDED if options.direct else options.places + SPARE_PLACES,
+        "max_queued_requests": options.places,
+        "graceful_shutdown_timeout_s": options.grace_s,
+        "graceful_shutdown_wait_loop_s": _POLL_SECONDS,
+        "health_check_period_s": HEALTH_SECONDS,
+        "ray_actor_options": resources,
+    }
+    serve_ = require("ray.serve", "serve")
+    if "backpressure_config" in inspect.signature(serve_.deployment).parameters:
+        settings["backpressure_config"] = {"retry_after_s": RETRY_SECONDS}
+    return settings
+
+
+def _placed(spec: SessionSpec, options: ServeOptions, voice: Voice) -> Placement:
+    """What the replicas ask of the cluster, held against its nodes.
+
+    Raises:
+        RuntimeUnavailableError: There is no room.
+    """
+    ray = require("ray", "serve")
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [Node(cpus=int(has["CPU"]), gpus=int(has.get("GPU", 0))) for has in found if has.get("CPU", 0) >= 1]
+    placed = placement_from_nodes(nodes, spec, options.replicas)
+    if placed.threads < spec.threads:
+        voice.warn(f"each session gets {placed.threads} threads and not {spec.threads}: no node has room for more")
+    return placed
+
+
+def _state() -> State:
+    """The state of the model and the reason, as Serve has them."""
+    found = require("ray.serve", "serve").status().applications.get(_APPLICATION)
+    if found is None:
+        return "NOT_STARTED", ""
+    reasons = [found.message, *(deployment.message for deployment in found.deployments.values())]
+    return found.status.value, "\n".join(filter(None, reasons))
 
 
 def _answers(options: ServeOptions, model: ServedModel) -> bool:
@@ -301,56 +364,13 @@ def _answers(options: ServeOptions, model: ServedModel) -> bool:
             writer.write(request.encode())
             return (await reader.readline()).split()[1:2] == [b"200"]
 
-    until = time.monotonic() + _PATIENCE_SECONDS
+    until = time.monotonic() + (_OWN_PATIENCE_SECONDS if options.ray_address is None else _PATIENCE_SECONDS)
     while time.monotonic() < until:
         with contextlib.suppress(OSError, TimeoutError):
             if asyncio.run(asyncio.wait_for(ready(), _PATIENCE_SECONDS)):
                 return True
         time.sleep(_POLL_SECONDS)
     return False
-
-
-def _builder(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Callable[[], Any]:
-    """What a replica calls when it starts."""
-
-    def build() -> Any:
-        import numpy as np
-
-        from alexnet_deploy.runtimes.open import open_session
-        from alexnet_deploy.serving.application import Application
-
-        if options.direct:
-            _answer_alone()
-        context = require("ray.serve", "serve").get_replica_context()
-        session = open_session(spec)
-        # Runtimes do in their first run what no client should wait for.
-        session.run(np.zeros((1, *session.image_shape), np.float32))
-        return Application(session, model, options, replica=context.replica_id.unique_id)
-
-    return build
-
-
-def _answer_alone() -> None:
-    """Has a replica that answers HTTP itself listen as Serve's proxy does, and leaves requests to the application.
-
-    Without SO_REUSEADDR, connections that were closed keep the port from whoever listens next for a minute: from a
-    replica that is started anew, and from the next server. And around every request Serve would read the whole body
-    into memory, before the application could refuse it, and set a limit to its time that overtakes the application's.
-    Both are switched off by headers, which any client could send.
-    """
-    module: Any = require("ray.serve._private.replica", "serve")
-    listen = module.start_asgi_http_server
-
-    def shared(app: Any, *arguments: Any, **named: Any) -> Any:
-        async def unwatched(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] == "http":
-                kept = [pair for pair in scope["headers"] if pair[0].lower() not in _UNWATCHED]
-                scope = {**scope, "headers": [*kept, *_UNWATCHED.items()]}
-            await app(scope, receive, send)
-
-        return listen(unwatched, *arguments, **named | {"enable_so_reuseport": True})
-
-    module.start_asgi_http_server = shared
 
 
 @contextlib.contextmanager

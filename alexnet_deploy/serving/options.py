@@ -22,6 +22,15 @@ LISTEN_AFTER_SECONDS = 1.0
 RETRY_SECONDS = 1
 # Places beyond those of inference, so that health and metrics are answered under full load.
 SPARE_PLACES = 32
+# Of these, those in which the bodies of refused requests may be read to their end.
+SKIPPING_PLACES = 16
+# Batches that fail one after the other: one may hang on what was sent, or on memory that was short for a moment.
+BROKEN_AFTER = 3
+# A run that takes longer than this, and than two requests may wait, is taken for one that does not end.
+HUNG_SECONDS = 60.0
+# How often Serve asks whether the session is sound (it starts a replica anew after three times), and how long an image
+# may take by which that is tried.
+HEALTH_SECONDS, TRY_SECONDS = 5.0, 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +74,11 @@ class ServeOptions:
     def direct(self) -> bool:
         """Whether the one replica answers HTTP itself, without a proxy in front of it."""
         return self.replicas == 1 and self.ray_address is None
+
+    @property
+    def hung_s(self) -> float:
+        """After which a run of the session is taken for one that does not end."""
+        return max(HUNG_SECONDS, 2 * self.request_timeout_s)
 
     @property
     def places(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,8 +30,11 @@ BINARY_HEADER = "Inference-Header-Content-Length"
 JSON_TYPE, BINARY_TYPE = "application/json", "application/octet-stream"
 _FP32_BYTES = 4
 _LONGEST_ID = 256
-# In a request beside those of its numbers: parameters, outputs.
-_OTHER_LISTS = 1000
+# In a request beside its numbers and their lists: names, parameters, outputs.
+_OTHERS = 1000
+# What numbers in lists are written with; the rest of a request is as short as before a binary tensor.
+_OF_NUMBERS = b"0123456789+-.eE,[] \t\r\n"
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
 # What an error quotes of a request: enough to see what it was, however large it was.
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxlong = 3, 8, 8, 80, 40
@@ -68,8 +72,9 @@ def request_from_body(body: bytes, head_bytes: str | None, model: ServedModel, m
     head_length = len(body) if head_bytes is None else _head_length(head_bytes, len(body))
     if head_bytes is not None and not head_length:
         return _raw_request(body, model, max_batch)
-    _require_few_lists(body[:head_length], model, max_batch)
-    document = _object(_parsed(body[:head_length]), "the request")
+    head = body[:head_length]
+    _require_no_more_than_a_batch(head, model, max_batch)
+    document = _object(_parsed(head), "the request")
     entries = document.get("inputs")
     if not isinstance(entries, list) or len(entries) != 1:
         found = f"{len(entries)} inputs" if isinstance(entries, list) else _kind(entries)
@@ -80,7 +85,7 @@ def request_from_body(body: bytes, head_bytes: str | None, model: ServedModel, m
     size = _binary_size(entry)
     tail = memoryview(body)[head_length:]
     if size is not None:
-        if "data" in entry:
+        if entry.get("data") is not None:
             raise _wrong("the input has its numbers twice", "data and binary_data_size", "one of them")
         _require_binary_size(tail, size, shape, head_bytes is not None)
         images = _images_from_bytes(tail, shape)
@@ -111,13 +116,24 @@ def _require_finite(images: NDArray[np.float32]) -> None:
         raise _wrong("the input holds a number that is not finite", "NaN or infinity", "finite numbers")
 
 
-def _require_few_lists(head: bytes, model: ServedModel, max_batch: int) -> None:
-    """Empty lists in JSON take twenty times their bytes in memory, and nobody is answered while they are parsed."""
-    channels, height, _ = model.image_shape
-    most = max_batch * (1 + channels * (1 + height)) + _OTHER_LISTS
-    found = head.count(b"[") + head.count(b"{")
-    if found > most:
-        raise _wrong("the JSON has more lists than the largest batch has", f"{found} of '[' and '{{'", f"up to {most}")
+def _require_no_more_than_a_batch(head: bytes, model: ServedModel, max_batch: int) -> None:
+    """Counts what JSON would be made of, before it is: a list of nothing takes twenty times its bytes in memory, a name
+    of one letter fifteen times, a number of one digit nine times, and nobody is answered while they are parsed.
+
+    Raises:
+        RequestError: 400; there is more of it than the largest batch has.
+    """
+    channels, height, width = model.image_shape
+    bounds = (
+        ("lists", head.count(b"[") + head.count(b"{"), max_batch * (1 + channels * (1 + height)), "'[' and '{'"),
+        ("numbers", head.count(b","), max_batch * channels * height * width, "','"),
+    )
+    for what, found, most, how in bounds:
+        if found > most + _OTHERS:
+            raise _wrong(f"the JSON has more {what} than the largest batch has", f"{found} of {how}", most + _OTHERS)
+    other = len(head.translate(None, _OF_NUMBERS))
+    if other > MAX_BINARY_HEAD_BYTES:
+        raise _wrong("the JSON has more than numbers", f"{other} bytes of others", f"up to {MAX_BINARY_HEAD_BYTES}")
 
 
 def response_from_output(
@@ -171,9 +187,14 @@ def _head_length(text: str, most: int) -> int:
 
 def _parsed(data: bytes) -> Any:
     try:
-        return json_from_text(data.decode())
+        # One character of four bytes among numbers would have Python keep every digit in as many.
+        return json_from_text(_BEYOND_ASCII.sub(_escaped, data).decode("ascii"))
     except ValueError as exc:
         raise _wrong("the body is no JSON", exc, "an object, as the Open Inference Protocol has it") from exc
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return json.dumps(found[0].decode())[1:-1].encode()
 
 
 def _count_from_entry(entry: Mapping[str, Any], model: ServedModel, max_batch: int) -> int:
@@ -195,7 +216,7 @@ def _count_from_entry(entry: Mapping[str, Any], model: ServedModel, max_batch: i
 
 def _binary_size(entry: Mapping[str, Any]) -> int | None:
     parameters = _parameters(entry, "of the input")
-    if "shared_memory_region" in parameters:
+    if parameters.get("shared_memory_region") is not None:
         raise _wrong("the input is in shared memory, which this server does not read", "a region", "data")
     size = parameters.get("binary_data_size")
     if size is not None and (type(size) is not int or size < 0):
@@ -257,23 +278,29 @@ def _output_asked(document: Mapping[str, Any], model: ServedModel) -> tuple[bool
     if entry.get("name") != model.output:
         raise _wrong("there is no such output", _quoted(entry.get("name")), repr(model.output))
     parameters = _parameters(entry, "of the output")
-    if "shared_memory_region" in parameters:
+    if parameters.get("shared_memory_region") is not None:
         raise _wrong("the output would be in shared memory, which this server does not write", "a region", "none")
-    count = parameters.get("classification", 0)
+    count = _given(parameters, "classification", 0)
     if type(count) is not int or not 0 <= count <= model.classes:
         raise _wrong("classification is no number of classes", _quoted(count), f"0 to {model.classes}")
     return _flag(parameters, "binary_data", wanted), count
 
 
 def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
-    value = parameters.get(name, default)
+    value = _given(parameters, name, default)
     if not isinstance(value, bool):
         raise _wrong(f"{name} is neither true nor false", _quoted(value), "true or false")
     return value
 
 
 def _parameters(document: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    return _object(document.get("parameters", {}), f"`parameters` {where}")
+    return _object(_given(document, "parameters", {}), f"`parameters` {where}")
+
+
+def _given(document: Mapping[str, Any], name: str, default: Any) -> Any:
+    """A field that may be left out, which many clients write as null."""
+    value = document.get(name)
+    return default if value is None else value
 
 
 def _id(document: Mapping[str, Any]) -> str | None:

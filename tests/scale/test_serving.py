@@ -35,9 +35,11 @@ def test_one_command_serves_on_a_cluster_and_ends_what_is_its_own(small_checkpoi
             first.end(signal.SIGTERM)
             assert first.ended() == 143
         # Serve goes on where it listens, which is not where the next one is told to.
-        with served(tmp_path, *words) as third:
+        with served(tmp_path, *words, "--threads", 64) as third:
             third.until_ready()
             assert "does not answer from here" in third.errors.read_text()
+            # More threads than a node has would be waited for for ever.
+            assert "threads and not 64: no node has room for more" in third.errors.read_text()
             third.end(signal.SIGINT)
             assert third.ended() == 130
     finally:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
-import threading
 import zlib
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,93 +19,20 @@ from alexnet_deploy.prediction import top_classes
 from alexnet_deploy.runtimes.fake import FakeSession
 from alexnet_deploy.serving.application import Application
 from alexnet_deploy.serving.options import MAX_HEAD_BYTES, ServeOptions
+from tests.serving.asking import (
+    CLASSIFY,
+    INFER,
+    MAX_BODY,
+    SlowSession,
+    application,
+    ask,
+    asked,
+    binary,
+    png,
+    run_slow,
+    until,
+)
 from tests.serving.models import CLASSES, LABELS, SIDE, binary_body, images, json_body, model
-
-MAX_BODY = 100_000
-# After which a test that waits fails instead of waiting for ever.
-PATIENCE_S = 60
-INFER, CLASSIFY = "/v2/models/fake/infer", "/v1/classify"
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def document(self) -> Any:
-        assert self.headers["content-type"] == "application/json"
-        return json.loads(self.body)
-
-    @property
-    def error(self) -> str:
-        assert list(self.document) == ["error"]
-        return str(self.document["error"])
-
-
-async def ask(
-    app: Application,
-    method: str,
-    path: str,
-    body: bytes | Sequence[bytes] = b"",
-    headers: Mapping[str, str] | None = None,
-    *,
-    ends: bool = True,
-    stays: bool = True,
-) -> Answer:
-    """One request. A body in parts states no length; without an end, or where it does not stay, the client goes away
-    after them."""
-    whole = isinstance(body, bytes)
-    parts = [body] if isinstance(body, bytes) else list(body)
-    pairs = {"content-length": str(len(parts[0]))} if whole and method == "POST" else {}
-    scope = {
-        "type": "http", "method": method, "path": path,
-        "headers": [(key.encode(), value.encode("latin-1")) for key, value in (pairs | dict(headers or {})).items()],
-    }  # fmt: skip
-    coming = [
-        {"type": "http.request", "body": part, "more_body": i < len(parts) - 1 or not ends}
-        for i, part in enumerate(parts)
-    ]
-    sent: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        if not coming and ends and stays:
-            await asyncio.Event().wait()
-        return coming.pop(0) if coming else {"type": "http.disconnect"}
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)
-    if not sent:
-        return Answer(0, {}, b"")
-    start, content = sent
-    found = {key.decode(): value.decode("latin-1") for key, value in start["headers"]}
-    assert method == "HEAD" or int(found["content-length"]) == len(content["body"])
-    return Answer(start["status"], found, content["body"])
-
-
-class SlowSession(FakeSession):
-    """Waits in every run until it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__((3, SIDE, SIDE), CLASSES)
-        self.entered, self.released = threading.Semaphore(0), threading.Semaphore(0)
-
-    def _run(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        self.entered.release()
-        self.released.acquire()
-        return super()._run(values)
-
-    def let_all_go(self) -> None:
-        for _ in range(1000):
-            self.released.release()
-
-
-def application(session: FakeSession | None = None, **changes: Any) -> Application:
-    values: dict[str, Any] = {"max_batch": 4, "max_queue": 4, "max_body_bytes": MAX_BODY, "threads": 1}
-    return Application(session or FakeSession((3, SIDE, SIDE), CLASSES), model(), ServeOptions(**values | changes))
 
 
 @pytest.fixture
@@ -116,17 +40,6 @@ def app() -> Iterator[Application]:
     found = application()
     yield found
     found.close()
-
-
-def asked(app: Application, *arguments: Any, **named: Any) -> Answer:
-    return asyncio.run(ask(app, *arguments, **named))
-
-
-def png(side: int = 30, mode: str = "RGB") -> bytes:
-    target = io.BytesIO()
-    pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    Image.fromarray(pixels).convert(mode).save(target, "PNG")
-    return target.getvalue()
 
 
 def form(*parts: tuple[str, bytes], boundary: str = "edge") -> tuple[bytes, dict[str, str]]:
@@ -292,31 +205,11 @@ def test_a_session_that_fails_is_no_end() -> None:
     app.close()
 
 
-Scenario = Callable[[Application, SlowSession], Coroutine[Any, Any, None]]
-
-
-def run_slow(scenario: Scenario, **changes: Any) -> None:
-    session = SlowSession()
-    app = application(session, **changes)
-    try:
-        asyncio.run(scenario(app, session))
-    finally:
-        session.let_all_go()
-        app.close()
-    assert session.closed
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 def test_under_overload_everybody_is_answered() -> None:
     async def scenario(app: Application, session: SlowSession) -> None:
-        tasks = [asyncio.create_task(ask(app, "POST", INFER, *_binary(0)))]
+        tasks = [asyncio.create_task(ask(app, "POST", INFER, *binary(0)))]
         await asyncio.to_thread(session.entered.acquire)
-        tasks += [asyncio.create_task(ask(app, "POST", INFER, *_binary(seed))) for seed in range(1, 30)]
+        tasks += [asyncio.create_task(ask(app, "POST", INFER, *binary(seed))) for seed in range(1, 30)]
         # One is computed, four wait; the places are eight.
         await until(lambda: sum(task.done() for task in tasks) == 25)
         text = (await ask(app, "GET", "/metrics")).body.decode()
@@ -340,46 +233,9 @@ def test_under_overload_everybody_is_answered() -> None:
     run_slow(scenario)
 
 
-def _binary(seed: int) -> tuple[bytes, dict[str, str]]:
-    body, head = binary_body(images(seed=seed))
-    return body, {"Inference-Header-Content-Length": head}
-
-
-def test_bodies_that_are_held_have_a_bound() -> None:
-    async def scenario(app: Application, session: SlowSession) -> None:
-        # Four of the largest; none of them has come whole.
-        stuck = [asyncio.Event() for _ in range(4)]
-
-        async def slowly(event: asyncio.Event) -> int:
-            sent: list[dict[str, Any]] = []
-
-            async def receive() -> dict[str, Any]:
-                await event.wait()
-                return {"type": "http.request", "body": b"{}", "more_body": False}
-
-            async def send(message: dict[str, Any]) -> None:
-                sent.append(message)
-
-            headers = [(b"content-length", str(MAX_BODY).encode())]
-            await app({"type": "http", "method": "POST", "path": INFER, "headers": headers}, receive, send)
-            return int(sent[0]["status"])
-
-        tasks = [asyncio.create_task(slowly(event)) for event in stuck]
-        await asyncio.sleep(0)
-        refused = await ask(app, "POST", INFER, *_binary(0))
-        assert refused.status == 503 and "as many requests" in refused.error
-        for event in stuck:
-            event.set()
-        assert await asyncio.gather(*tasks) == [400] * 4
-        session.let_all_go()
-        assert (await ask(app, "POST", INFER, *_binary(0))).status == 200
-
-    run_slow(scenario)
-
-
 def test_a_request_that_waits_too_long_is_answered() -> None:
     async def scenario(app: Application, session: SlowSession) -> None:
-        answer = await ask(app, "POST", INFER, *_binary(0))
+        answer = await ask(app, "POST", INFER, *binary(0))
         assert answer.status == 503 and "waited too long" in answer.error and answer.headers["retry-after"] == "1"
 
     run_slow(scenario, request_timeout_s=0.05)
@@ -393,7 +249,7 @@ def test_a_client_that_goes_away_leaves_no_place_taken() -> None:
         text = (await ask(app, "GET", "/metrics")).body.decode()
         assert 'alexnet_deploy_requests_in_flight{replica="0"} 0' in text
         assert 'alexnet_deploy_requests_total{replica="0",route="infer",code="499"} 20' in text
-        assert (await ask(app, "POST", INFER, *_binary(0))).status == 200
+        assert (await ask(app, "POST", INFER, *binary(0))).status == 200
 
     run_slow(scenario)
 
@@ -402,14 +258,14 @@ def test_a_client_that_goes_away_while_it_waits_gives_its_place_to_others(monkey
     monkeypatch.setattr("alexnet_deploy.serving.application.LISTEN_AFTER_SECONDS", 0)
 
     async def scenario(app: Application, session: SlowSession) -> None:
-        first = asyncio.create_task(ask(app, "POST", INFER, *_binary(0)))
+        first = asyncio.create_task(ask(app, "POST", INFER, *binary(0)))
         await asyncio.to_thread(session.entered.acquire)
-        assert (await ask(app, "POST", INFER, *_binary(1), stays=False)).status == 0
+        assert (await ask(app, "POST", INFER, *binary(1), stays=False)).status == 0
         text = (await ask(app, "GET", "/metrics")).body.decode()
         assert 'alexnet_deploy_requests_total{replica="0",route="infer",code="499"} 1' in text
         session.let_all_go()
         assert (await first).status == 200
-        assert (await ask(app, "POST", INFER, *_binary(2))).status == 200
+        assert (await ask(app, "POST", INFER, *binary(2))).status == 200
         text = (await ask(app, "GET", "/metrics")).body.decode()
         assert 'alexnet_deploy_batch_images_sum{replica="0"} 2' in text
         assert 'alexnet_deploy_images_waiting{replica="0"} 0' in text

@@ -66,6 +66,45 @@ def test_an_output_may_be_asked_for_by_name() -> None:
     assert read(json_body(images(), outputs=[{"name": "logits"}], parameters=parameters)).binary
 
 
+def test_null_is_what_was_left_out() -> None:
+    """As clients write it whose fields are always there."""
+    values = images()
+    asked = {
+        "name": "logits",
+        "parameters": {"classification": None, "binary_data": None, "shared_memory_region": None},
+    }
+    for outputs in (None, [asked], [asked | {"parameters": None}]):
+        found = read(json_body(values, inputs=[tensor(values, parameters=None)], outputs=outputs, parameters=None))
+        np.testing.assert_array_equal(found.images, values)
+        assert found.id is None and not found.binary and found.classification == 0
+    assert not read(json_body(values, parameters={"binary_data_output": None})).binary
+    entry = tensor(values, data=None, parameters={"binary_data_size": 768, "shared_memory_region": None})
+    head = json.dumps({"inputs": [entry]}).encode()
+    np.testing.assert_array_equal(read(head + values.tobytes(), str(len(head))).images, values)
+
+
+def test_letters_beyond_ascii_come_as_they_were_sent() -> None:
+    for name in ("größe", "\U0001f600", "\u65e5\u672c"):
+        assert read(json.dumps({"inputs": [tensor(images())], "id": name}, ensure_ascii=False).encode()).id == name
+
+
+def test_json_is_counted_before_anything_is_made_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parsed(text: str) -> Any:
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr("alexnet_deploy.serving.protocol.json_from_text", parsed)
+    for body, words in (
+        (b'{"inputs": [' + b"[]," * 2_000 + b"[]]}", "more lists"),
+        (b"[" + b"0," * 2_000 + b"0]", "more numbers than the largest batch has; got: 2000 of ','; expected: 1768"),
+        (b'["' + b"x" * 70_000 + b'"]', "more than numbers; got: 70002 bytes"),
+        (b"{" + b"".join(b'"%x":0,' % i for i in range(0xAAAA, 0xAAAA + 1_700)) * 7 + b"}", "more numbers"),
+        ("\u00fc".encode() * 40_000, "more than numbers; got: 80000 bytes"),
+    ):
+        with pytest.raises(RequestError) as refused:
+            read(body)
+        assert refused.value.status == 400 and words in refused.value.line
+
+
 def with_input(**changes: Any) -> bytes:
     return json.dumps({"inputs": [tensor(images(), **changes)]}).encode()
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import http.client
 import io
 import json
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +48,7 @@ TRITON = ROOT / ".venv-triton" / "bin" / "python"
 MODEL, QUEUE = "small", 8
 # A wait in which whatever comes goes together: what is refused does not hang on how fast the machine is.
 OPTIONS = ("--threads", 2, "--max-queue", QUEUE, "--max-batch", 16, "--batch-wait-ms", 150, "--max-body", 4)
-BURST = 60
+BURST, PATIENCE_S = 60, 120.0
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +298,63 @@ def test_requests_in_flight_are_answered_at_the_end(
         # The port is free again.
         with contextlib.closing(socket.create_server(("127.0.0.1", server.port))):
             pass
+
+
+def test_clients_that_go_on_asking_lose_no_request_at_the_end(
+    work: Path, common: list[object], session: Session
+) -> None:
+    """What the server took is answered, and what it does not take any more is refused before it is sent."""
+    body, headers = binary_request(noise(1))
+    ended = threading.Event()
+
+    def asks(port: int) -> tuple[list[int], list[str]]:
+        statuses, errors = list[int](), list[str]()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+        while not errors and not ended.is_set():
+            try:
+                connection.request("POST", f"/v2/models/{MODEL}/infer", body, headers)
+                answer = connection.getresponse()
+                answer.read()
+                statuses.append(answer.status)
+            except (OSError, http.client.HTTPException) as exc:
+                errors.append(type(exc).__name__)
+                connection.close()
+        return statuses, errors
+
+    # One image after the other, so that there is no moment without a request in flight.
+    options = ("--threads", 2, "--max-batch", 1)
+    with served(work, *common, *options) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        server.until_ready()
+        futures = [pool.submit(asks, server.port) for _ in range(8)]
+        try:
+            while 'route="infer",code="200"' not in _plain_metrics(server):
+                server.tick.wait(0.01)
+            server.end(signal.SIGTERM)
+            assert server.ended() == 143, server.errors.read_text()
+        finally:
+            ended.set()
+        for statuses, errors in (future.result() for future in futures):
+            assert set(statuses) <= {200, 503} and errors == ["ConnectionRefusedError"]
+
+
+@pytest.mark.slow
+def test_a_replica_that_is_gone_is_started_anew_at_the_same_port(
+    work: Path, common: list[object], session: Session
+) -> None:
+    with served(work, *common, *OPTIONS) as server:
+        server.until_ready()
+        (replica,) = (pid for pid, _ in descendants(server.process.pid) if b"ServeReplica" in _command(pid))
+        os.kill(replica, signal.SIGKILL)
+        server.until_it_says("the model does not answer, and Serve starts it anew")
+        server.until_it_says("the model answers again")
+        assert server.ask("/v1/classify", png())[0] == 200
+        assert "Traceback" not in server.errors.read_text()
+
+
+def _command(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def _plain_metrics(server: Server) -> str:
