@@ -164,12 +164,12 @@ def require_every_batch(ports: Ports, largest: int, name: str) -> None:
     """
     if ports.reach is None or largest <= ports.reach:
         return
-    following = min(least for least, _, _ in ports.profiles if least > ports.reach)
+    gap = min(least for least, _, _ in ports.profiles if least > ports.reach) - 1
     raise EngineError(
         f"{name} takes no batch of {ports.reach + 1}, and the server would make one",
         got=f"profiles {', '.join(f'{least}:{best}:{most}' for least, best, most in ports.profiles)}",
         expected=f"every batch from {ports.least} to {largest}",
-        remedy=f"build it with a --profile that goes up to {following - 1}, or package it with --max-batch {ports.reach}",
+        remedy=f"build it with a --profile that goes up to {gap}, or package it with --max-batch {ports.reach}",
     )
 
 
