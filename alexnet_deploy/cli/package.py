@@ -59,7 +59,9 @@ from alexnet_deploy.specs import Precision
 )
 @click.option("--name", help="Of the model.  [default: from the artifact, its precision and runtime]")
 @click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), help="The repository.  [default: WORKDIR/triton]"
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The repository; a folder in a volume, not its mount point.  [default: WORKDIR/triton]",
 )
 @click.option("--force", is_flag=True, help="Put aside what is there and is not as this command left it.")
 @json_option

@@ -67,7 +67,8 @@ def command(
 ) -> None:  # fmt: skip
     """Print the most likely classes of IMAGES (files, or folders of them), or write those of a whole source as Parquet.
 
-    With ONNX Runtime on the CPU, or with an engine on the GPU.
+    With --runtime, ONNX Runtime on the CPU by default, or with an engine on the GPU. What cannot run is an error, and
+    nothing else runs instead.
     """
     from alexnet_deploy.data.batches import Skipped, say_skipped
     from alexnet_deploy.pipeline.predictions import images_to_predict, parquet_from_data
@@ -89,7 +90,9 @@ def command(
     else:
         image_set = images_to_predict(data)
         require_predictions_file(path)
-    spec, info = session.of(deployment_from(model, variant, workdir, voice), threads=threads)
+    # A cluster that is there has its own devices, for which it is asked when it is given work.
+    here = working.address is None
+    spec, info = session.of(deployment_from(model, variant, workdir, voice), threads=threads, here=here)
     names = info.labels if names is None else names
     if data is None:
         skipped = Skipped() if skip_bad else None

@@ -31,7 +31,7 @@ _LARGEST_BATCH = 1024
 @click.command("serve")
 @model_option
 @variant_option
-@session_options("Serve", runtimes=True)
+@session_options("Serve")
 @click.option("--name", help="Of the model in paths: /v2/models/NAME.  [default: the model's own]")
 @click.option(
     "--host",

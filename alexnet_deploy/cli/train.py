@@ -49,7 +49,9 @@ _DEFAULTS, _SPREAD = TrainingOptions(), Spread()
     help="Parts in which each process takes its share of a batch, where memory is short; the result is the same.",
 )
 @click.option(
-    "--threads", type=int, help="CPU threads of each process.  [default: OMP_NUM_THREADS, or its share of all]"
+    "--threads",
+    type=int,
+    help="CPU threads of each process.  [default: OMP_NUM_THREADS, or its share of all; for images the share]",
 )
 @click.option(
     "--rank-timeout",

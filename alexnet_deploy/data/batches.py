@@ -6,8 +6,9 @@ What comes out does not depend on their number.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -228,25 +229,50 @@ def batches(
         ImageError: An image is damaged and `skipped` is None; batches before it have been given.
     """
     order = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
-    starts = range(0, len(order), batch_size)
+    cuts = [slice(start, start + batch_size) for start in range(0, len(order), batch_size)]
+    made = batches_of_cuts(source, order, cuts, spec, flips=flips, skipped=skipped, threads=threads)
+    with contextlib.closing(made):
+        # `filter` keeps no batch that it has given.
+        yield from filter(lambda batch: len(batch.indices) > 0, made)
+
+
+def batches_of_cuts(
+    source: ImageSource,
+    order: NDArray[np.int64],
+    cuts: Sequence[slice],
+    spec: Preprocessing,
+    *,
+    flips: NDArray[np.bool_] | None = None,
+    skipped: Skipped | None = None,
+    threads: int | None = None,
+) -> Generator[Batch]:
+    """As `batches`, where batches need not be of one size: one for every cut.
+
+    Args:
+        source, spec, flips, skipped, threads: As `batches` takes them.
+        order: Which images, in order.
+        cuts: What of `order` is a batch, which has no image where all of them are damaged.
+
+    Raises:
+        ImageError: As from `batches`.
+    """
     threads = threads or decoding_threads(source, spec)
-    share = max(1, batch_size // (_SHARES * threads))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    def begin(start: int) -> tuple[_Work, list[Future[list[ImageError | None]]]]:
-        part = slice(start, start + batch_size)
-        work = _Work(source=source, indices=order[part], spec=spec, flips=None if flips is None else flips[part])
-        return work, [pool.submit(work.make, slice(at, at + share)) for at in range(0, len(order[part]), share)]
+    def begin(cut: slice) -> tuple[_Work, list[Future[list[ImageError | None]]]]:
+        work = _Work(source=source, indices=order[cut], spec=spec, flips=None if flips is None else flips[cut])
+        count = len(order[cut])
+        share = max(1, count // (_SHARES * threads))
+        return work, [pool.submit(work.make, slice(at, at + share)) for at in range(0, count, share)]
 
     try:
-        begun = deque([begin(start) for start in starts[:1]])
-        for following in [*starts[1:], None][: len(starts)]:
+        begun = deque([begin(cut) for cut in cuts[:1]])
+        for following in [*cuts[1:], None][: len(cuts)]:
             # Before this one is waited for, so that no thread is idle while its last image is made.
             begun.extend([] if following is None else [begin(following)])
             work, futures = begun.popleft()
             current = work.batch((error for future in futures for error in future.result()), skipped)
-            if len(current.indices):
-                yield current
+            yield current
             # Its memory is the consumer's alone before the next one is begun.
             del work, futures, current
     finally:

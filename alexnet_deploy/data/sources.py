@@ -68,6 +68,10 @@ class ImageSource(ABC):
         """What messages call an image."""
         return f"image {index} of {self.name}"
 
+    def file_of(self, index: int) -> Path | None:
+        """The file that holds an image and nothing else; None where images are no files of their own."""
+        return None
+
     def content_hash(self, index: int) -> str:
         """SHA-256 of shape and decoded pixels, whatever file they came in."""
         pixels = self.image(index)
@@ -117,6 +121,9 @@ class FileSource(ImageSource):
 
     def name_of(self, index: int) -> str:
         return str(self.paths[index])
+
+    def file_of(self, index: int) -> Path | None:
+        return self.paths[index]
 
 
 class FolderSource(FileSource):
@@ -192,6 +199,9 @@ class _Subset(ImageSource):
 
     def name_of(self, index: int) -> str:
         return self.source.name_of(int(self.indices[index]))
+
+    def file_of(self, index: int) -> Path | None:
+        return self.source.file_of(int(self.indices[index]))
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_deploy.artifacts import Passport
-from alexnet_deploy.errors import ArtifactError, GraphError
+from alexnet_deploy.errors import ArtifactError, EngineError, GraphError
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.graph_guard import read_proto
 
@@ -41,8 +41,8 @@ class Ports:
     """The one input of images, and the one output of logits.
 
     Attributes:
-        least, most: Batches that go in; `most` is None where there is no bound.
-        profiles: Of an engine: its batch profiles as `(min, opt, max)`.
+        least, most: The smallest and the largest batch that go in; `most` is None where there is no bound.
+        profiles: Of an engine: its batch profiles as `(min, opt, max)`, between which there may be batches that do not.
     """
 
     input: Port
@@ -55,6 +55,17 @@ class Ports:
     def fixed(self) -> bool:
         """Whether the artifact takes one batch size only, which the server cannot batch for."""
         return self.input.shape[0] != -1 or self.output.shape[0] != -1
+
+    @property
+    def reach(self) -> int | None:
+        """The largest batch up to which every one from `least` on goes in; None where there is no bound."""
+        if not self.profiles:
+            return self.most
+        reached = self.least - 1
+        for least, _, most in sorted(self.profiles):
+            if least <= reached + 1:
+                reached = max(reached, most)
+        return reached
 
     @property
     def classes(self) -> int:
@@ -142,6 +153,23 @@ def ports_of_engine(path: Path, passport: Passport) -> Ports:
         least=min(least for least, _, _ in profiles),
         most=max(most for _, _, most in profiles),
         profiles=profiles,
+    )
+
+
+def require_every_batch(ports: Ports, largest: int, name: str) -> None:
+    """The server puts any number of requests together up to the largest batch, whether or not a profile takes them.
+
+    Raises:
+        EngineError: The artifact of that name does not take every batch up to the largest.
+    """
+    if ports.reach is None or largest <= ports.reach:
+        return
+    gap = min(least for least, _, _ in ports.profiles if least > ports.reach) - 1
+    raise EngineError(
+        f"{name} takes no batch of {ports.reach + 1}, and the server would make one",
+        got=f"profiles {', '.join(f'{least}:{best}:{most}' for least, best, most in ports.profiles)}",
+        expected=f"every batch from {ports.least} to {largest}",
+        remedy=f"build it with a --profile that goes up to {gap}, or package it with --max-batch {ports.reach}",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -20,7 +21,8 @@ from alexnet_deploy.progress import SILENT, Voice
 
 MANIFEST = "package.json"
 MANIFEST_SCHEMA = 1
-_PARTIAL, _NEW, _OLD = ".partial", "new", "old"
+_PARTIAL, _NEW, _OLD, _PROBE = ".partial", "new", "old", "probe"
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Bytes, or a file to copy.
 Content = bytes | Path
 
@@ -132,22 +134,54 @@ def _wrong_with(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """A folder on the same file system that goes when the block ends; those of killed commands go first.
+    """A folder beside the repository that goes when the block ends; those of killed commands go first.
 
     The lock of `folder` is held, so that whatever bears its name was left.
+
+    Raises:
+        ArtifactError: There is no place beside the repository from which a folder can be renamed into it.
     """
     repository = folder.parent.resolve()
     home = repository.parent
-    if home.stat().st_dev != repository.stat().st_dev or not os.access(home, os.W_OK):
-        home = repository
+    if home == repository:
+        raise _no_place(repository, "the root of all folders")
     prefix = f".{repository.name}.{folder.name}."
     for left in home.glob(f"{_literal(prefix)}????????{_PARTIAL}"):
         _remove(left)
-    path = Path(tempfile.mkdtemp(prefix=prefix, suffix=_PARTIAL, dir=home))
     try:
+        path = Path(tempfile.mkdtemp(prefix=prefix, suffix=_PARTIAL, dir=home))
+    except OSError as exc:
+        if exc.errno not in _NOT_WRITABLE:
+            raise
+        raise _no_place(repository, f"{home} cannot be written: {exc.strerror}") from exc
+    try:
+        _require_renames(path, repository)
         yield path
     finally:
         _remove(path)
+
+
+def _require_renames(staging: Path, repository: Path) -> None:
+    """Tries it with a file, of which a server makes no model: of bind mounts nothing else tells."""
+    probe = staging / _PROBE
+    probe.touch()
+    there = repository / f"{staging.name}.{_PROBE}"
+    try:
+        os.rename(probe, there)
+    except OSError as exc:
+        if exc.errno != errno.EXDEV:
+            raise
+        raise _no_place(repository, "a mount point, into which nothing can be renamed") from exc
+    there.unlink()
+
+
+def _no_place(repository: Path, got: str) -> ArtifactError:
+    return ArtifactError(
+        f"there is no place beside {repository} to make a package in",
+        got=got,
+        expected="a repository in a folder that can be written: whatever lies inside one, a server takes for a model",
+        remedy=f"name a folder in it as the repository (--output {repository / 'models'}), to tritonserver too",
+    )
 
 
 def _literal(text: str) -> str:

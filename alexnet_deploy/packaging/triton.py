@@ -28,7 +28,14 @@ from alexnet_deploy.packaging.config import (
     config_text,
     require_model_name,
 )
-from alexnet_deploy.packaging.ports import CONTRIB_DOMAIN, Port, Ports, ports_of_engine, ports_of_graph
+from alexnet_deploy.packaging.ports import (
+    CONTRIB_DOMAIN,
+    Port,
+    Ports,
+    ports_of_engine,
+    ports_of_graph,
+    require_every_batch,
+)
 from alexnet_deploy.packaging.repository import Content, Written, write_model
 from alexnet_deploy.packaging.tuning import Tuning, default_tuning, measured_rows, tuning_from_bench
 from alexnet_deploy.pipeline.stages import Deployment
@@ -305,9 +312,12 @@ def _tuning(source: Source, document: dict[str, Any] | None, options: PackageOpt
             remedy="build it with a --profile that begins with 1",
         )
     if document is None:
-        return default_tuning(ports, pads=backend.pads, most=options.max_batch)
-    measured = measured_rows(document, options.runtime, options.wanted, source.passport.sha256)
-    return tuning_from_bench(measured, ports, pads=backend.pads, most=options.max_batch)
+        found = default_tuning(ports, pads=backend.pads, most=options.max_batch)
+    else:
+        measured = measured_rows(document, options.runtime, options.wanted, source.passport.sha256)
+        found = tuning_from_bench(measured, ports, pads=backend.pads, most=options.max_batch)
+    require_every_batch(ports, found.max_batch, source.path.name)
+    return found
 
 
 def _model_name(stem: str, options: PackageOptions) -> str:
@@ -340,7 +350,9 @@ def _config(
     batched = tuning.max_batch > 0
     image, logits = (_tensor(port, batched=batched) for port in (ports.input, ports.output))
     batching = DynamicBatching(preferred=tuning.preferred, queue_delay_us=tuning.queue_delay_us)
-    profiles = tuple(range(len(ports.profiles))) if len(ports.profiles) > 1 else ()
+    # No batch would be large enough for the others, which take memory all the same.
+    usable = tuple(index for index, (least, _, _) in enumerate(ports.profiles) if least <= max(tuning.max_batch, 1))
+    profiles = usable if len(ports.profiles) > 1 else ()
     cuda = {"use_tf32": "0"} if options.runtime == "onnxruntime-cuda" and options.wanted is Precision.FP32 else {}
     return ModelConfig(
         name=name,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from alexnet_deploy.data.catalog import NAMES, open_data
 from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.data.sources import FileSource, ImageSource
 from alexnet_deploy.errors import DataError, InputError
+from alexnet_deploy.limits import MAX_IMAGE_BYTES, bounded_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SHIPPED = "shipped"
 
@@ -51,11 +56,21 @@ class ImageSet:
         """The same, for a process that may have another working directory."""
         return replace(self, data=absolute(self.data))
 
-    def opened_elsewhere(self, count: int) -> ImageSource:
+    @cached_property
+    def listed(self) -> str:
+        """Digest of the classes, the labels, and the files' paths, which opening it has brought."""
+        source, digest = self.source, hashlib.sha256()
+        digest.update(repr(source.classes).encode() + source.labels.tobytes())
+        for index in range(len(source)):
+            digest.update(repr(str(source.file_of(index))).encode())
+        return digest.hexdigest()
+
+    def opened_elsewhere(self, count: int, listed: str) -> ImageSource:
         """Opens it for a worker.
 
         Args:
             count: How many images there are where the command was called.
+            listed: What `listed` is there.
 
         Raises:
             DataError: It is not here, or is not the same.
@@ -67,6 +82,9 @@ class ImageSet:
             raise DataError(f"a worker cannot open {self.data}", got=exc.problem, expected=expected) from exc
         if len(source) != count:
             raise DataError(f"a worker sees another {self.data}", got=f"{len(source)} images", expected=expected)
+        if self.listed != listed:
+            got = f"{count} images of other names or in other classes"
+            raise DataError(f"a worker sees another {self.data}", got=got, expected=expected)
         return source
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,6 +116,29 @@ def absolute(data: str) -> str:
     if data in (SHIPPED, *NAMES) or not Path(tail).expanduser().exists():
         return data
     return f"{head}{Path(tail).expanduser().absolute()}"
+
+
+def witness_of(source: ImageSource, indices: NDArray[np.int64]) -> str:
+    """What tells these images from others of the same names, without reading all of them.
+
+    Of files their sizes, and the bytes of the first; of images in memory every pixel.
+    """
+    digest = hashlib.sha256()
+    for position, index in enumerate(indices.tolist()):
+        path = source.file_of(index)
+        if path is not None:
+            digest.update(_file_witness(path, whole=position == 0))
+        elif not source.decodes:
+            digest.update(source.image(index).tobytes())
+    return digest.hexdigest()
+
+
+def _file_witness(path: Path, *, whole: bool) -> bytes:
+    try:
+        return bounded_bytes(path, MAX_IMAGE_BYTES) if whole else f"{path.stat().st_size},".encode()
+    except (OSError, InputError):
+        # What is damaged here is damaged where the command was called, or is told from it.
+        return b"-,"
 
 
 def file_name(source: ImageSource, index: int) -> str | None:

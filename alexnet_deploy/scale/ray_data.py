@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_deploy import __version__
-from alexnet_deploy.errors import AlexnetDeployError, SessionError
+from alexnet_deploy.errors import AlexnetDeployError, DataError, SessionError
 from alexnet_deploy.machine import peak_memory_bytes
 from alexnet_deploy.optional import require
 from alexnet_deploy.progress import Voice
@@ -17,6 +17,7 @@ from alexnet_deploy.scale.bundle import packed_files, private_folder, unpacked_f
 from alexnet_deploy.scale.chunks import Answer, Chunk, in_order
 from alexnet_deploy.scale.cluster import FEATURE, Cluster, Share
 from alexnet_deploy.scale.executor import Executor, ExecutorName
+from alexnet_deploy.scale.images import witness_of
 from alexnet_deploy.scale.jobs import Job, Step
 
 # A chunk that has ended so many workers ends the job.
@@ -46,7 +47,7 @@ class Worker:
 
     Args:
         job: What to do.
-        count: How many images the set has where the command was called.
+        count, listed: How many images the set has where the command was called, and the digest of their names.
         files: Reference to the job's files.
         attempts: The actor that counts beginnings.
         folder: Where files go; None for the node's own place.
@@ -55,9 +56,18 @@ class Worker:
     """
 
     def __init__(
-        self, *, job: Job, count: int, files: list[Any], attempts: Any, folder: Path | None, threads: int, version: str
+        self,
+        *,
+        job: Job,
+        count: int,
+        listed: str,
+        files: list[Any],
+        attempts: Any,
+        folder: Path | None,
+        threads: int,
+        version: str,
     ) -> None:
-        self._job, self._count, self._files, self._attempts = job, count, files, attempts
+        self._job, self._count, self._listed, self._files, self._attempts = job, count, listed, files, attempts
         self._folder, self._threads, self._version = folder, threads, version
         self._open = contextlib.ExitStack()
         self._step: Step | None = None
@@ -65,12 +75,13 @@ class Worker:
     def __call__(self, block: Any) -> Any:
         """A table of one chunk becomes one of its answer."""
         pyarrow: Any = require("pyarrow", FEATURE)
-        chunk = Chunk(**block.to_pylist()[0])
+        chunk, witness = Chunk(**block.to_pylist()[0]), ""
         try:
             answer = sent(self._answer(chunk))
+            witness = witness_of(self._job.images.source, chunk.of(self._job.indices))
         except Exception as exc:  # whatever it is, it is said by whoever called the command
             answer = sent_error(exc, _images(self._job, chunk))
-        row = {"number": chunk.number, "answer": answer, "peak": peak_memory_bytes() or 0}
+        row = {"number": chunk.number, "answer": answer, "witness": witness, "peak": peak_memory_bytes() or 0}
         return pyarrow.Table.from_pylist([row], schema=_schema(pyarrow))
 
     def _answer(self, chunk: Chunk) -> Any:
@@ -94,20 +105,45 @@ class Worker:
                 expected=f"{self._version}, as where the command was called",
                 remedy="install the same version on every node",
             )
-        source = self._job.images.opened_elsewhere(self._count)
-        files = ray.get(self._files[0])
-        folder = unpacked_files(files, self._folder or private_folder()) if files else Path()
+        source = self._job.images.opened_elsewhere(self._count, self._listed)
+        files, folder = ray.get(self._files[0]), Path()
+        if files:
+            folder = self._open.enter_context(unpacked_files(files, self._folder or private_folder()))
         return self._open.enter_context(self._job.at(folder, self._threads).opened(source))
 
 
 def _schema(pyarrow: Any) -> Any:
     # An answer of many classes may be larger than the two gigabytes of a plain column's offsets are together.
-    return pyarrow.schema([("number", pyarrow.int64()), ("answer", pyarrow.large_binary()), ("peak", pyarrow.int64())])
+    whole, text, answer = pyarrow.int64(), pyarrow.string(), pyarrow.large_binary()
+    return pyarrow.schema([("number", whole), ("answer", answer), ("witness", text), ("peak", whole)])
 
 
 def _images(job: Job, chunk: Chunk) -> str:
     indices = chunk.of(job.indices)
     return f"chunk {chunk.number} of {job.images.data} ({len(indices)} images, the first of them number {indices[0]})"
+
+
+def _require_same(job: Job, chunk: Chunk, witness: str) -> None:
+    """Holds what a worker read against what lies here."""
+    indices = chunk.of(job.indices)
+    if witness != witness_of(job.images.source, indices):
+        raise DataError(
+            f"a worker read other images than the command sees: {_images(job, chunk)}",
+            got="files of the same names, and of other sizes or contents",
+            expected="the same files at the same path on every node",
+            remedy=f"copy {job.images.data} to every node anew, or put it on a disk that they share",
+        )
+
+
+def _counter(ray: Any) -> Any:
+    """The actor that counts, on this process's own node: where that one is lost, so is the command.
+
+    One that is killed is started again, and counts from nothing: a chunk that ends its workers has a few more.
+    """
+    scheduling: Any = require("ray.util.scheduling_strategies", FEATURE)
+    here = scheduling.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(**options)(Attempts).remote()
 
 
 class RayExecutor(Executor):
@@ -123,7 +159,8 @@ class RayExecutor(Executor):
     def __init__(self, cluster: Cluster, voice: Voice) -> None:
         self.cluster, self._voice = cluster, voice
         self._shares: list[Share] = []
-        self._peak, self._repeated = 0, 0
+        self._peak = 0
+        self._repeated: int | None = 0
 
     def run(self, job: Job, first: int = 0) -> Generator[Answer]:
         chunks = job.chunks(first)
@@ -134,10 +171,11 @@ class RayExecutor(Executor):
         self._shares.append(share)
         # In this process first: what is wrong with the source is said without a cluster.
         count = len(job.images.source)
-        attempts = ray.remote(num_cpus=0)(Attempts).remote()
+        attempts = _counter(ray)
         arguments = {
             "job": job,
             "count": count,
+            "listed": job.images.listed,
             # In a list: Ray would put the files themselves where a reference stands alone.
             "files": [ray.put(packed_files(job.files))],
             "attempts": attempts,
@@ -148,10 +186,7 @@ class RayExecutor(Executor):
         try:
             with contextlib.closing(self._answers(chunks, arguments, share)) as answers:
                 yield from in_order(answers, chunks)
-            repeated = int(ray.get(attempts.repeated.remote()))
-            if repeated:
-                self._voice.warn(f"workers ended and were replaced: {repeated} chunks were begun again")
-            self._repeated += repeated
+            self._note_repeated(ray, attempts)
         except AlexnetDeployError:
             raise
         except ray.exceptions.RayError as exc:
@@ -162,6 +197,19 @@ class RayExecutor(Executor):
             # After the end of the cluster, Ray would start another one to kill an actor in.
             if ray.is_initialized():
                 ray.kill(attempts)
+
+    def _note_repeated(self, ray: Any, attempts: Any) -> None:
+        try:
+            repeated = int(ray.get(attempts.repeated.remote()))
+        except ray.exceptions.RayError:
+            # All answers are there, and are whole without it.
+            self._voice.warn("how many chunks were begun again is not known: the process that counted them is gone")
+            self._repeated = None
+            return
+        if repeated:
+            self._voice.warn(f"workers ended and were replaced: {repeated} chunks were begun again")
+        if self._repeated is not None:
+            self._repeated += repeated
 
     def _answers(self, chunks: list[Chunk], arguments: dict[str, Any], share: Share) -> Generator[Answer]:
         data: Any = require("ray.data", FEATURE)
@@ -184,7 +232,9 @@ class RayExecutor(Executor):
             for block in blocks:
                 for row in block.to_pylist():
                     self._peak = max(self._peak, row["peak"])
-                    yield Answer(chunk=chunks[row["number"]], arrays=received(row["answer"]))
+                    chunk, arrays = chunks[row["number"]], received(row["answer"])
+                    _require_same(arguments["job"], chunk, row["witness"])
+                    yield Answer(chunk=chunk, arrays=arrays)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet_deploy.data.batches import Skipped, batches, load_batch
+from alexnet_deploy.data.batches import Batch, Skipped, batches, batches_of_cuts, decoding_threads
 from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import InputError, TrainingError
 from alexnet_deploy.network import AlexNet
@@ -94,6 +94,7 @@ class Feed:
         self.steps_per_epoch = max(1, len(source) // options.batch_size)
         self.batch = min(options.batch_size, len(source))
         self.features: Features | None = None
+        self.threads = threads_of(source, preprocessing, ranks)
         parts = ranks.size * accumulate
         if parts > self.batch:
             raise InputError(
@@ -121,38 +122,52 @@ class Feed:
         share = share_of(self.batch, self.ranks.rank, self.ranks.size)
         places = [self._part(index) for index in range(self.accumulate)]
         cuts = [slice(start + place.start, start + place.stop) for start in starts for place in places]
-        parts = self._parts(order, flips, cuts, share)
+        parts = (
+            self._decoded(order, flips, cuts, share) if self.features is None else self._kept(order, flips, cuts, share)
+        )
         for _ in starts:
             yield StepBatch(size=self.batch, share=share, parts=itertools.islice(parts, self.accumulate))
 
     def _part(self, index: int) -> slice:
         return share_of(self.batch, self.ranks.rank * self.accumulate + index, self.ranks.size * self.accumulate)
 
-    def _parts(
+    def _decoded(
         self, order: NDArray[np.int64], flips: NDArray[np.bool_], cuts: list[slice], share: slice
     ) -> Iterator[Part]:
         """Loads one part while another is in use."""
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            ahead: Future[Part] | None = None
-            for index, cut in enumerate(cuts):
-                current = ahead.result() if ahead else self._loaded(order[cut], flips[cut], cut, share)
-                following = cuts[index + 1] if index + 1 < len(cuts) else None
-                ahead = None
-                if following is not None:
-                    ahead = pool.submit(self._loaded, order[following], flips[following], following, share)
-                yield current
 
-    def _loaded(self, chosen: NDArray[np.int64], flips: NDArray[np.bool_], cut: slice, share: slice) -> Part:
-        places = np.arange(cut.start, cut.stop, dtype=np.int64) % self.batch - share.start
-        if self.features is not None:
-            plain, flipped = self.features
-            wanted = torch.from_numpy(chosen)
-            rows = torch.where(torch.from_numpy(flips)[:, None], flipped[wanted], plain[wanted])
-            return Part(inputs=rows.float(), labels=torch.from_numpy(self.source.labels[chosen]), own=places)
-        batch = load_batch(self.source, chosen, self.preprocessing, flips=flips, skipped=self.skipped)
-        # Of an epoch's order, in which every image stands once.
-        kept = places[np.isin(chosen, batch.indices)]
-        return Part(inputs=torch.from_numpy(batch.images), labels=torch.from_numpy(batch.labels), own=kept)
+        def part(cut: slice, batch: Batch) -> Part:
+            # Of an epoch's order, in which every image stands once.
+            kept = self._places(cut, share)[np.isin(order[cut], batch.indices)]
+            return Part(inputs=torch.from_numpy(batch.images), labels=torch.from_numpy(batch.labels), own=kept)
+
+        made = batches_of_cuts(
+            self.source, order, cuts, self.preprocessing, flips=flips, skipped=self.skipped, threads=self.threads
+        )
+        with contextlib.closing(made):
+            # `map` keeps no part that it has given.
+            yield from map(part, cuts, made)
+
+    def _kept(
+        self, order: NDArray[np.int64], flips: NDArray[np.bool_], cuts: list[slice], share: slice
+    ) -> Iterator[Part]:
+        """Of the features of the frozen trunk, which lie in memory."""
+        assert self.features is not None
+        plain, flipped = self.features
+        for cut in cuts:
+            wanted = torch.from_numpy(order[cut])
+            rows = torch.where(torch.from_numpy(flips[cut])[:, None], flipped[wanted], plain[wanted])
+            labels = torch.from_numpy(self.source.labels[order[cut]])
+            yield Part(inputs=rows.float(), labels=labels, own=self._places(cut, share))
+
+    def _places(self, cut: slice, share: slice) -> NDArray[np.int64]:
+        places: NDArray[np.int64] = np.arange(cut.start, cut.stop, dtype=np.int64) % self.batch - share.start
+        return places
+
+
+def threads_of(source: ImageSource, preprocessing: Preprocessing, ranks: Ranks) -> int:
+    """How many threads of a process make a part, which is the same for any number: those of its share of the CPUs."""
+    return min(ranks.cpus, decoding_threads(source, preprocessing))
 
 
 def chunks_of(count: int, rank: int, size: int) -> slice:
@@ -185,11 +200,12 @@ def features_from_trunk(
     network.eval()
     cuts = [chunks_of(len(source), rank, ranks.size) for rank in range(ranks.size)]
     own = np.arange(len(source), dtype=np.int64)[cuts[ranks.rank]]
+    threads = threads_of(source, preprocessing, ranks)
     both = [torch.zeros(len(source), width, dtype=torch.float16) for _ in range(2 if flip else 1)]
     with ranks.together(), voice.track("features", len(own) * len(both)) as track:
         for mirrored, rows in enumerate(both):
             flips = np.full(len(own), bool(mirrored))
-            for batch in batches(source, CHUNK, preprocessing, indices=own, flips=flips):
+            for batch in batches(source, CHUNK, preprocessing, indices=own, flips=flips, threads=threads):
                 images = torch.from_numpy(batch.images).to(ranks.device, memory_format=torch.channels_last)
                 rows[torch.from_numpy(batch.indices)] = network.features(images).half().cpu()
                 track.advance(len(batch.indices))

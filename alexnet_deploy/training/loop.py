@@ -29,7 +29,7 @@ from alexnet_deploy.training.feed import CHUNK, Feed, StepBatch, chunks_of, feat
 from alexnet_deploy.training.log import Log, log_after
 from alexnet_deploy.training.options import TrainingOptions
 from alexnet_deploy.training.ranks import Exchanged, Ranks
-from alexnet_deploy.training.state import load_state, load_weights, save_state
+from alexnet_deploy.training.state import launchers_of, load_state, load_weights, save_state
 from alexnet_deploy.training.step import Stepper
 from alexnet_deploy.variants import layers_from_network
 
@@ -104,7 +104,8 @@ def train(
     """Trains `network` in place.
 
     SIGINT ends the run after the current step, with its state written; a second run with `resume` goes on from
-    there and ends with the same weights as an uninterrupted one on the same machine.
+    there and ends with the same weights as an uninterrupted one on the same machine. What a torchrun starts again goes
+    on with the state that this same torchrun has left, with `resume` or without.
 
     Args:
         network: What is trained; the same on all processes.
@@ -137,7 +138,7 @@ def train(
             raise TrainingError("no image can be read", remedy="check the data")
         data = dataclasses.replace(data, train=data.train.subset(kept, data.train.name))
     run = _Run(network, data, options, files, voice, skipped, ranks, accumulate)
-    if resume:
+    if run.begun() or resume:
         run.resume()
     run.join()
     try:
@@ -182,7 +183,7 @@ class _Run:
         voice.say(self.feed.describe())
         self.steps_per_epoch = self.feed.steps_per_epoch
         self.total_steps = options.epochs * self.steps_per_epoch
-        self.step, self.validation_top1 = 0, None
+        self.step, self.validation_top1, self.launchers = 0, None, list[str]()
         self.saved = time.monotonic()
         self.stepper = Stepper(
             network, options, ranks, accumulate=accumulate, total_steps=self.total_steps,
@@ -193,6 +194,16 @@ class _Run:
         )
 
     validation_top1: float | None
+
+    def begun(self) -> bool:
+        """Whether one of the torchruns that started these processes has left the state on disk.
+
+        All processes ask, whatever they know themselves: machines come and go, and of a run's torchruns only some may
+        have been there before.
+        """
+        self.launchers = sorted({launcher for launcher in self.ranks.gathered(self.ranks.launcher) if launcher})
+        left = self.ranks.first and not launchers_of(self.files.state).isdisjoint(self.launchers)
+        return self.ranks.exchange(float(left)).sums[0] > 0
 
     def resume(self) -> None:
         position = load_state(self.files.state, self.network, self.stepper.optimizer, self.fingerprint, self.ranks)
@@ -212,9 +223,6 @@ class _Run:
                 remedy="start all of them with the same command, where the same files are",
             )
         self.stepper.join()
-        if self.ranks.restartable and self.step == 0:
-            # So that what torchrun starts again finds this run's state and no older one's.
-            self._save()
 
     def _differs(self, own: bool) -> bool:
         return self.ranks.exchange(float(own)).sums[0] > 0
@@ -267,7 +275,7 @@ class _Run:
         seconds = max(time.monotonic() - started, 1e-9)
         return TrainingResult(
             steps=self.step,
-            images_per_second=(self.step - first) * self.options.batch_size / seconds,
+            images_per_second=(self.step - first) * self.feed.batch / seconds,
             validation_top1=self.validation_top1,
             skipped=self._all_skipped(),
         )
@@ -290,7 +298,9 @@ class _Run:
         cut = chunks_of(len(validation), self.ranks.rank, self.ranks.size)
         own, right, seen, failure = np.arange(len(validation), dtype=np.int64)[cut], 0, 0, None
         try:
-            for batch in batches(validation, CHUNK, self.preprocessing, indices=own, skipped=self.skipped):
+            for batch in batches(
+                validation, CHUNK, self.preprocessing, indices=own, skipped=self.skipped, threads=self.feed.threads
+            ):
                 logits = self.network(torch.from_numpy(batch.images).to(self.device))
                 right += int((logits.argmax(1).cpu().numpy() == batch.labels).sum())
                 seen += len(batch.labels)
@@ -319,7 +329,12 @@ class _Run:
         broken = [name for name, tensor in self.network.state_dict().items() if not bool(tensor.isfinite().all())]
         if broken:
             raise DivergedError(f"{broken[0]} is not finite after step {self.step}", remedy="lower --learning-rate")
-        position = {"step": self.step, "validation_top1": self.validation_top1, "fingerprint": self.fingerprint}
+        position = {
+            "step": self.step,
+            "validation_top1": self.validation_top1,
+            "fingerprint": self.fingerprint,
+            "launchers": self.launchers,
+        }
         save_state(self.files.state, self.network, self.stepper.optimizer, position)
 
     def _all_skipped(self) -> Skipped:
@@ -335,7 +350,7 @@ class _Run:
     def _report(
         self, track: Track, log: Log, recent: Sequence[tuple[float, float]], seconds: float, first: int
     ) -> None:
-        speed = (self.step - first) * self.options.batch_size / seconds
+        speed = (self.step - first) * self.feed.batch / seconds
         loss, accuracy = (sum(values) / len(recent) for values in zip(*recent, strict=True))
         track.advance(1, f"loss {loss:.3f}, top-1 {accuracy:.3f}, {speed:.0f} images/s")
         if self.step % _STEPS_BETWEEN_LOG_LINES == 0:

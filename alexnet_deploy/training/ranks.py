@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ from alexnet_deploy.training.options import Spread
 # What torchrun tells the processes that it starts; without these, nothing of torch.distributed is touched.
 _REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _LONGEST_TEXT_BYTES = 1 << 20
+# From LAUNCHER/attempt_N/LOCAL_RANK/error.json to the first of them.
+_LAUNCHER_ABOVE = 2
 # The first process needs less to say why and end.
 _SECONDS_BEHIND = 1.0
 _RESUME = "start the processes again with --resume: the run goes on from its last state"
@@ -57,14 +60,15 @@ class Ranks:
         rank: Number of this process; 0 writes files and speaks.
         size: How many there are.
         device: Where this process computes.
-        restarted: Whether torchrun started the processes again after one of them had failed.
-        restartable: Whether it would.
+        launcher: Which torchrun started this process, the same after every restart; empty without one.
+        cpus: How many CPUs this process may prepare its images on.
     """
 
     rank, size = 0, 1
-    restarted = restartable = False
+    launcher = ""
 
-    def __init__(self) -> None:
+    def __init__(self, cpus: int | None = None) -> None:
+        self.cpus = cpus or usable_cpus()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
@@ -149,10 +153,10 @@ class Mute(Voice):
 class Group(Ranks):
     """One of the processes that torchrun started, over gloo on CPUs and NCCL on GPUs."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], cpus: int | None = None) -> None:
+        super().__init__(cpus)
         self.rank, self.size = _number(environment, "RANK"), _number(environment, "WORLD_SIZE")
-        self.restarted = _number(environment, "TORCHELASTIC_RESTART_COUNT", 0) > 0
-        self.restartable = _number(environment, "TORCHELASTIC_MAX_RESTARTS", 0) > 0
+        self.launcher = _launcher(environment)
         self.device = torch.device("cpu")
         if torch.cuda.is_available():
             self.device = _gpu(_number(environment, "LOCAL_RANK"))
@@ -317,10 +321,11 @@ def opened_ranks(spread: Spread, environment: Mapping[str, str] | None = None) -
         )
     if missing:
         _set_threads(spread, known, 1)
-        yield Ranks()
+        yield Ranks(spread.threads)
         return
-    group = Group(known)
-    _set_threads(spread, known, _number(known, "LOCAL_WORLD_SIZE", group.size))
+    processes = _number(known, "LOCAL_WORLD_SIZE", _number(known, "WORLD_SIZE"))
+    group = Group(known, spread.threads or _share_of_cpus(processes))
+    _set_threads(spread, known, processes)
     with _joined(group, spread.timeout_s):
         yield group
 
@@ -347,7 +352,21 @@ def _set_threads(spread: Spread, environment: Mapping[str, str], processes: int)
     if spread.threads is not None:
         torch.set_num_threads(spread.threads)
     elif processes > 1 and not environment.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(max(1, usable_cpus() // processes))
+        torch.set_num_threads(_share_of_cpus(processes))
+
+
+def _share_of_cpus(processes: int) -> int:
+    return max(1, usable_cpus() // processes)
+
+
+def _launcher(environment: Mapping[str, str]) -> str:
+    """The folder that a torchrun makes for itself, whose name is drawn at random, once.
+
+    The number of restarts tells less: each machine's torchrun counts its own, and none counts that a machine has come.
+    Nor does the id of the run, which users may give to one run after another.
+    """
+    above = Path(environment.get("TORCHELASTIC_ERROR_FILE") or "").parents
+    return str(above[_LAUNCHER_ABOVE]) if len(above) > _LAUNCHER_ABOVE else ""
 
 
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:

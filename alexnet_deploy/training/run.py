@@ -140,12 +140,9 @@ def _files(request: TrainingRequest) -> TrainingFiles:
 def _trained(
     request: TrainingRequest, network: AlexNet, info: ModelInfo, data: TrainingData, ranks: Ranks, voice: Voice
 ) -> TrainingResult:
-    files = _files(request)
-    # Processes that torchrun started again were given the same words as before, with or without --resume.
-    again = ranks.restarted and ranks.exchange(float(ranks.first and files.state.is_file())).sums[0] > 0
     try:
         return train(
-            network, data, request.options, files, resume=request.resume or again, skip_bad=request.skip_bad,
+            network, data, request.options, _files(request), resume=request.resume, skip_bad=request.skip_bad,
             voice=voice, ranks=ranks, accumulate=request.accumulate,
         )  # fmt: skip
     except DivergedError as exc:

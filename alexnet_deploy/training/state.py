@@ -35,6 +35,17 @@ def save_state(path: Path, network: AlexNet, optimizer: torch.optim.Optimizer, p
     write_bytes(path, save(tensors, {_KEY: json.dumps(position)}))
 
 
+def launchers_of(path: Path) -> frozenset[str]:
+    """Which torchruns started the processes of the state that lies here; none where no state can be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return frozenset(_launchers_in(json_from_text(file.metadata()[_KEY])))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
+        return frozenset()
+
+
 def load_weights(path: Path, network: AlexNet, fingerprint: str) -> int | None:
     """Restores the weights alone; returns the step that they are of, or None where they are another run's.
 
@@ -99,6 +110,11 @@ def _is_position(values: Any) -> bool:
         and values["step"] >= 0
         and isinstance(values.get("validation_top1"), float | None)
     )
+
+
+def _launchers_in(position: dict[str, Any]) -> list[str]:
+    # States of earlier versions say nothing of them.
+    return [one for one in position.get("launchers", []) if isinstance(one, str)]
 
 
 def _restore(network: AlexNet, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:

@@ -24,6 +24,7 @@ from alexnet_deploy.data.shipped import Split, shipped_images
 from alexnet_deploy.engines.plan import read_plan
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.graph import read_graph, write_graph
+from alexnet_deploy.machine import count_gpus
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.specs import Precision, Target
@@ -246,6 +247,31 @@ def test_predict_takes_labels_and_int8(run: Run, calibrated: list[object], pictu
     (tmp_path / "labels.txt").write_text("\n".join(f"class {index}" for index in range(10)))
     ended = run("predict", pictures / "a.png", *calibrated, "--labels", tmp_path / "labels.txt", "--precision", "int8")
     assert ended.code == 0 and ended.out.splitlines()[1].split("%")[1].strip().startswith("class ")
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_predict_takes_another_runtime(run: Run, common: list[object], pictures: Path, runtime: str) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    default, other = (
+        run("predict", pictures, *common, "--json", *more).document["predictions"]
+        for more in ([], ["--runtime", runtime])
+    )
+    for one, another in zip(default, other, strict=True):
+        assert another["path"] == one["path"] and another["classes"][0][0] == one["classes"][0][0]
+        assert dict(another["classes"]) == pytest.approx(dict(one["classes"]), rel=1e-3)
+        assert dict(another["classes"]) != dict(one["classes"])
+
+
+@pytest.mark.skipif(count_gpus() > 0, reason="there is a GPU")
+@pytest.mark.parametrize("command", ["predict", "serve"])
+def test_a_gpus_runtime_without_a_gpu_is_refused(
+    run: Run, small_checkpoint: Path, pictures: Path, tmp_path: Path, command: str
+) -> None:
+    images = [pictures / "a.png"] if command == "predict" else []
+    words = ["--model", small_checkpoint, "--workdir", tmp_path / "work", "--runtime", "onnxruntime-cuda"]
+    assert_refused(run(command, *images, *words), 1, "onnxruntime-cuda cannot run", "no CUDA device", "openvino")
+    assert not (tmp_path / "work").exists()
 
 
 def test_doctor_says_what_is_here(run: Run) -> None:

@@ -442,7 +442,7 @@ def test_an_engine_has_its_own_precision_and_model(
 ) -> None:
     path = build("--fp16", "--sm", "sm89")
     ended = run("predict", image, "--workdir", work, "--engine", path, "--precision", "int8")
-    assert_refused(ended, 2, "--precision goes without --engine")
+    assert_refused(ended, 2, "--precision and --runtime go without --engine")
     ended = run("predict", image, "--workdir", work, "--engine", path, "--model", small_checkpoint)
     assert_refused(ended, 2, "--model goes without --engine")
 

@@ -131,6 +131,28 @@ def test_an_engine_whose_graph_is_gone_or_changed_is_refused(path: Path) -> None
         ports_of_engine(path.with_name("a.engine"), passport)
 
 
+@pytest.mark.parametrize(
+    ("profiles", "reach"),
+    [
+        ([(1, 1, 4), (5, 16, 32)], 32),
+        ([(1, 1, 1), (8, 16, 32)], 1),
+        ([(8, 16, 32), (1, 1, 1), (2, 2, 8)], 32),
+        ([(1, 1, 16), (2, 4, 8), (20, 20, 20)], 16),
+        ([(2, 2, 4), (6, 6, 6)], 4),
+    ],
+)
+def test_an_engine_reaches_as_far_as_its_profiles_have_no_gap(
+    path: Path, profiles: list[tuple[int, int, int]], reach: int
+) -> None:
+    said = [dict(zip(("min", "opt", "max"), profile, strict=True)) for profile in profiles]
+    found = ports_of_engine(path.with_name("a.engine"), engine_passport(graph_file(path), said))
+    assert found.reach == reach
+
+
+def test_a_graph_reaches_as_far_as_its_batches(path: Path) -> None:
+    assert ports_of_graph(graph_file(path)).reach is None
+
+
 @pytest.mark.parametrize("profiles", [[], [{"min": 1}], [{"min": 0, "opt": 1, "max": 4}], ["x"]])
 def test_a_passport_without_profiles_is_refused(path: Path, profiles: list[Any]) -> None:
     with pytest.raises(ArtifactError, match="no batch profiles"):

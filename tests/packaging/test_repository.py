@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -169,6 +172,59 @@ def test_a_rename_that_fails_puts_the_old_one_back(
     with pytest.raises(ArtifactError):
         write(folder, artifact, b"other")
     assert tree(folder) == before
+
+
+@pytest.fixture
+def mounted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repository is a mount point: nothing is renamed into it or out of it, whatever device it says it is on."""
+    rename = os.rename
+
+    def bound(source: Path, target: Path) -> None:
+        inside = [Path(path).resolve().is_relative_to(folder.parent) for path in (source, target)]
+        if inside[0] != inside[1]:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(source, target)
+
+    folder.parent.mkdir()
+    monkeypatch.setattr(os, "rename", bound)
+
+
+@pytest.mark.usefixtures("mounted")
+def test_a_repository_that_is_a_mount_point_is_refused_and_a_folder_in_it_is_not(folder: Path, artifact: Path) -> None:
+    with pytest.raises(ArtifactError, match="no place beside") as caught:
+        write(folder, artifact)
+    assert "a mount point" in str(caught.value.got)
+    assert f"--output {folder.parent / 'models'}" in str(caught.value.remedy)
+    assert list(folder.parent.iterdir()) == []
+    assert {path.name for path in folder.parent.parent.iterdir()} == {"repository", "graph.onnx"}
+    inner = folder.parent / "models" / "model"
+    write(inner, artifact)
+    change(inner)
+    aside = write(inner, artifact, force=True).aside
+    assert aside == folder.parent / "models.model.before-1" and aside.is_dir()
+
+
+@pytest.mark.usefixtures("mounted")
+def test_nothing_is_put_aside_out_of_a_mount_point(folder: Path, artifact: Path) -> None:
+    folder.mkdir()
+    (folder / "config.pbtxt").write_bytes(b"mine")
+    with pytest.raises(ArtifactError, match="no place beside"):
+        write(folder, artifact, force=True)
+    assert tree(folder.parent) == {"model/config.pbtxt": b"mine"}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_repository_in_a_folder_that_cannot_be_written_is_refused(
+    folder: Path, artifact: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**_arguments: Any) -> str:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refused)
+    with pytest.raises(ArtifactError, match="no place beside") as caught:
+        write(folder, artifact)
+    assert str(folder.parent.parent) in str(caught.value.got)
+    assert list(folder.parent.iterdir()) == []
 
 
 def test_what_a_killed_command_left_is_removed(folder: Path, artifact: Path) -> None:

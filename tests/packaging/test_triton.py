@@ -218,6 +218,27 @@ def test_an_engine_says_its_profiles(deployment: Deployment, tmp_path: Path, eng
     assert "built by TensorRT 10.14.1" in (found.written.folder / "config.pbtxt").read_text()
 
 
+def test_batches_between_an_engines_profiles_are_not_offered(
+    deployment: Deployment, tmp_path: Path, engine: Path
+) -> None:
+    """The server's backend looks for a profile when a batch is there, and has none for it."""
+    graph = tmp_path / deployment.graph(Precision.FP16, Target.TENSORRT).path.name
+    gap = [{"min": 1, "opt": 1, "max": 1}, {"min": 8, "opt": 16, "max": 32}]
+    path = engine_file(tmp_path / "gap.engine", graph, profiles=gap)
+    for most in (None, 16, 2):
+        with pytest.raises(EngineError, match="takes no batch of 2, and the server would make one") as caught:
+            package(deployment, tmp_path, runtime="tensorrt", artifact=path, max_batch=most)
+        assert caught.value.got == "profiles 1:1:1, 8:16:32" and "--max-batch 1" in str(caught.value.remedy)
+    assert not (tmp_path / "repository").exists()
+    config = config_of(package(deployment, tmp_path, runtime="tensorrt", artifact=path, max_batch=1))
+    assert config["max_batch_size"] == 1
+    assert config["instance_group"] == [{"count": 1, "kind": "KIND_GPU", "profile": ["0"]}]
+    closed = engine_file(tmp_path / "closed.engine", graph, profiles=[*gap, {"min": 2, "opt": 4, "max": 7}])
+    config = config_of(package(deployment, tmp_path, runtime="tensorrt", artifact=closed))
+    assert config["max_batch_size"] == 32
+    assert config["instance_group"] == [{"count": 1, "kind": "KIND_GPU", "profile": ["0", "1", "2"]}]
+
+
 def test_an_engine_that_triton_cannot_open_is_refused(deployment: Deployment, tmp_path: Path, engine: Path) -> None:
     graph = tmp_path / deployment.graph(Precision.FP16, Target.TENSORRT).path.name
     for option, words in (("plugin", "LRN plugin"), ("strip", "no weights")):

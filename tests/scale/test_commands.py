@@ -16,6 +16,7 @@ from PIL import Image
 from alexnet_deploy import optional
 from alexnet_deploy.data.catalog import FASHION_MNIST_CLASSES
 from alexnet_deploy.data.sources import FolderSource
+from alexnet_deploy.machine import count_gpus
 from alexnet_deploy.pipeline.calibration import table_images
 from alexnet_deploy.precision.table import CalibrationTable
 from alexnet_deploy.scale import parquet
@@ -122,6 +123,22 @@ def test_ray_writes_the_same_predictions_with_damaged_images_and_without(
         assert_refused(ended, 1, "cut.png", "--skip-bad")
     assert refused[0].err == refused[1].err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here.parquet", "there.parquet"]
+
+
+def test_ray_runs_the_runtime_that_is_asked_for(
+    run: Run, common: list[object], cluster: Cluster, pictures: Path, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here.parquet", tmp_path / "there.parquet"
+    arguments = ["predict", "--data", pictures, *common, "--runtime", "torch", "--threads", 1]
+    for output, how in ((here, []), (there, RAY)):
+        assert run(*arguments, "--output", output, *how).code == 0
+    assert here.read_bytes() == there.read_bytes()
+    plain = tmp_path / "plain.parquet"
+    assert run("predict", "--data", pictures, *common, "--output", plain).code == 0
+    assert plain.read_bytes() != here.read_bytes()
+    if count_gpus() == 0:
+        gpu = ["--runtime", "onnxruntime-cuda", "--output", tmp_path / "no.parquet", *RAY]
+        assert_refused(run("predict", "--data", pictures, *common, *gpu), 1, "no CUDA device")
 
 
 def test_row_groups_do_not_depend_on_chunks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -15,15 +16,19 @@ import numpy as np
 import pyarrow
 import pytest
 import ray
+from numpy.typing import NDArray
 
 from alexnet_deploy import __version__
+from alexnet_deploy.data.sources import ImageSource
 from alexnet_deploy.errors import DataError, InputError, RuntimeUnavailableError, SessionError
+from alexnet_deploy.progress import Voice
 from alexnet_deploy.runtimes.session import SessionSpec
+from alexnet_deploy.scale import ray_data
 from alexnet_deploy.scale.answers import received
-from alexnet_deploy.scale.chunks import Arrays
+from alexnet_deploy.scale.chunks import Answer, Arrays
 from alexnet_deploy.scale.cluster import Cluster, Node
 from alexnet_deploy.scale.executor import ExecutorName, LocalExecutor, ScaleOptions
-from alexnet_deploy.scale.images import ImageSet
+from alexnet_deploy.scale.images import ImageSet, witness_of
 from alexnet_deploy.scale.jobs import Evaluate
 from alexnet_deploy.scale.ray_data import MOST_ATTEMPTS, RayExecutor, Worker
 from alexnet_deploy.specs import Precision
@@ -63,6 +68,82 @@ def test_images_that_end_every_worker_end_the_job_with_their_name(executor: RayE
     assert str(MOST_ATTEMPTS) in str(caught.value.got) and "number 69" in caught.value.problem
 
 
+def test_a_node_with_other_files_of_the_same_names_ends_the_job(
+    executor: RayExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only this process has them, so that every worker is a node with others."""
+    asked: list[list[int]] = []
+
+    def other(source: ImageSource, indices: NDArray[np.int64]) -> str:
+        asked.append(indices.tolist())
+        return witness_of(source, indices) if len(asked) < 3 else "other"
+
+    monkeypatch.setattr(ray_data, "witness_of", other)
+    job, found = means(), list[Answer]()
+    with pytest.raises(DataError, match="read other images than the command sees: chunk 2 of shipped") as caught:
+        found.extend(executor.run(job))
+    assert len(found) == 2 and asked == job.indices[:30].reshape(3, 10).tolist()
+    assert "on every node" in str(caught.value.expected) and "disk" in str(caught.value.remedy)
+
+
+@pytest.fixture
+def counters(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The actors that count, as they are made."""
+    made: list[Any] = []
+    original = ray_data._counter
+
+    def kept(ray_: Any) -> Any:
+        made.append(original(ray_))
+        return made[-1]
+
+    monkeypatch.setattr(ray_data, "_counter", kept)
+    return made
+
+
+def test_a_counter_that_is_killed_counts_again_and_ends_nothing(executor: RayExecutor, counters: list[Any]) -> None:
+    undisturbed, running = answers(LocalExecutor(), means()), executor.run(means())
+    found = [next(running).arrays]
+    ray.kill(counters[0], no_restart=False)
+    found += [answer.arrays for answer in running]
+    assert_same(found, undisturbed)
+    assert executor.to_json()["repeated_chunks"] == 0
+
+
+def test_answers_are_whole_without_the_counter(cluster: Cluster, counters: list[Any]) -> None:
+    stream = io.StringIO()
+    executor = RayExecutor(cluster, Voice(stream=stream))
+    found = []
+    for answer in executor.run(means()):
+        found.append(answer.arrays)
+        if len(found) == COUNT // 10:
+            ray.kill(counters[0])
+    assert_same(found, answers(LocalExecutor(), means()))
+    assert "how many chunks were begun again is not known" in stream.getvalue()
+    assert executor.to_json()["repeated_chunks"] is None
+    # Another job does not make it known.
+    assert list(executor.run(means())) and executor.to_json()["repeated_chunks"] is None
+
+
+def test_the_counter_lives_where_the_command_does(cluster: Cluster) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Recording:
+        @staticmethod
+        def get_runtime_context() -> Any:
+            return ray.get_runtime_context()
+
+        @staticmethod
+        def remote(**options: Any) -> Any:
+            asked.append(options)
+            return ray.remote(**options)
+
+    counter = ray_data._counter(Recording)
+    assert ray.get(counter.begin.remote(3)) == 1
+    ray.kill(counter)
+    strategy = asked[0]["scheduling_strategy"]
+    assert (strategy.node_id, strategy.soft) == (ray.get_runtime_context().get_node_id(), False)
+
+
 class Counted:
     """In place of the actor that counts beginnings."""
 
@@ -74,8 +155,8 @@ class Counted:
 
 def worker(job: Means, **values: Any) -> Worker:
     files: list[Any] = [ray.put({})]
-    given = {"job": job, "count": 2000, "files": files, "attempts": Counted, "folder": None, "threads": 1}
-    return Worker(**{**given, "version": __version__, **values})
+    given = {"job": job, "count": 2000, "listed": SHIPPED.listed, "files": files, "attempts": Counted, "folder": None}
+    return Worker(**{**given, "threads": 1, "version": __version__, **values})
 
 
 def test_an_error_that_is_not_ours_says_what_it_was_and_of_which_images(cluster: Cluster) -> None:
@@ -89,7 +170,12 @@ def test_an_error_that_is_not_ours_says_what_it_was_and_of_which_images(cluster:
 
 
 @pytest.mark.parametrize(
-    ("values", "words"), [({"version": "0.0.other"}, "another version"), ({"count": 7}, "sees another shipped")]
+    ("values", "words"),
+    [
+        ({"version": "0.0.other"}, "another version"),
+        ({"count": 7}, "sees another shipped"),
+        ({"listed": "x"}, "sees another shipped"),
+    ],
 )
 def test_a_worker_that_is_not_like_the_command_says_so(cluster: Cluster, values: dict[str, Any], words: str) -> None:
     job = means()
@@ -162,7 +248,7 @@ import numpy as np
 from alexnet_deploy.cli import main as cli
 from alexnet_deploy.scale.cluster import connected
 from alexnet_deploy.scale.executor import ExecutorName, ScaleOptions
-from alexnet_deploy.scale.images import ImageSet
+from alexnet_deploy.scale.images import ImageSet, witness_of
 from alexnet_deploy.scale.ray_data import RayExecutor
 from alexnet_deploy.progress import SILENT, Voice
 from tests.scale.jobs import Means

@@ -46,9 +46,10 @@ def run_job(job: dict[str, Any], folder: Path, ranks: Ranks) -> dict[str, Any]:
     """Trains as a job says, and says how it ended.
 
     Args:
-        job: `options`, `accumulate`, `from` (the folder of a run to go on with), `skip`, `bad` (damaged images),
-            `images`, `validation`, and what happens in step `at`: process `who` gets the signal `signal`, or has a
-            weight that is `nan`.
+        job: `options`, `accumulate`, `from` (the folder of a run to go on with), `beside` (that of one whose state is
+            there, without being asked for), `launchers` (of each process), `skip`, `bad` (damaged images), `images`,
+            `validation`, and what happens in step `at`: process `who` gets the signal `signal`, or has a weight that is
+            `nan`.
         folder: Where the run's files are.
         ranks: The processes.
     """
@@ -61,8 +62,9 @@ def run_job(job: dict[str, Any], folder: Path, ranks: Ranks) -> dict[str, Any]:
     if ranks.rank == job.get("who") and job.get("nan"):
         act_in_step(network, job["at"], lambda: network.get_parameter("fc8.bias").data.fill_(float("nan")))
     folder.mkdir(exist_ok=True)
-    if ranks.first and job.get("from"):
-        shutil.copyfile(files_in(folder.parent / job["from"]).state, files_in(folder).state)
+    ranks.launcher = job.get("launchers", [""] * ranks.size)[ranks.rank]
+    if ranks.first and (found := job.get("from", job.get("beside"))):
+        shutil.copyfile(files_in(folder.parent / found).state, files_in(folder).state)
     outcome: dict[str, Any] = {"error": None, "code": 0, "text": ""}
     try:
         result = train(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from alexnet_deploy.data import batches as batches_module
+from alexnet_deploy.data.batches import Skipped
+from alexnet_deploy.data.sources import ArraySource, ImageSource
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.training.feed import CHUNK, Feed, chunks_of, share_of
+from alexnet_deploy.training.feed import CHUNK, Feed, Part, chunks_of, share_of
 from alexnet_deploy.training.ranks import Ranks
 from tests.conftest import random_images, small_preprocessing
-from tests.training.test_loop import options_of
+from tests.training.test_loop import Damaged, options_of
 
 
 class OneOf(Ranks):
@@ -61,6 +68,42 @@ def test_the_parts_of_all_processes_are_the_batches_of_one(size: int, accumulate
         parts = [part for process in cut for part in process[step]]
         assert [place for part, _ in parts for place in part] == places == list(range(7))
         assert [mean for _, part in parts for mean in part] == pytest.approx(means, abs=1e-6)
+
+
+class Together(ArraySource):
+    """Images that come only where two are asked for at once, one of them damaged."""
+
+    decodes = True
+
+    def __init__(self, source: ArraySource) -> None:
+        super().__init__(source.images, source.labels, source.classes, source.name)
+        self.meeting = threading.Barrier(2)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        self.meeting.wait(timeout=5)
+        return super().image(index)
+
+
+def parts_of(source: ImageSource, cpus: int, skipped: Skipped | None = None) -> list[Part]:
+    feed = Feed(source, small_preprocessing(), options_of(batch_size=8), Ranks(cpus), 2, skipped)
+    return [part for step in feed.steps(0, 0) for part in step.parts]
+
+
+def test_a_part_is_made_by_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "usable_cpus", lambda: 2)
+    assert sum(len(part.labels) for part in parts_of(Together(random_images(16)), 2)) == 16
+
+
+@pytest.mark.parametrize("bad", [set(), {3, 4, 11}])
+def test_parts_are_the_same_for_any_number_of_threads(bad: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "usable_cpus", lambda: 8)
+    source, skipped = Damaged(random_images(20), bad), [Skipped(), Skipped()]
+    one, many = (parts_of(source, cpus, names) for cpus, names in zip((1, 5), skipped, strict=True))
+    assert len(one) == len(many) == 4
+    for first, second in zip(one, many, strict=True):
+        assert torch.equal(first.inputs, second.inputs) and torch.equal(first.labels, second.labels)
+        assert first.own.tolist() == second.own.tolist()
+    assert skipped[0].names == skipped[1].names and bool(skipped[0].names) == bool(bad)
 
 
 def test_an_epoch_goes_on_in_the_middle() -> None:

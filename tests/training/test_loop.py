@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -477,6 +479,21 @@ def test_a_state_that_was_cut_short_is_not_resumed(tmp_path: Path) -> None:
 
 
 # Damaged images
+
+
+def test_a_batch_that_is_larger_than_the_set_counts_the_images_that_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = []
+    for size in (5, 64):
+        monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+        (tmp_path / str(size)).mkdir()
+        options = options_of(batch_size=size, epochs=10)
+        result = train(small_network(), data_of(5, 0), options, files_in(tmp_path / str(size)))
+        rows = [json.loads(line) for line in files_in(tmp_path / str(size)).log.read_text().splitlines()]
+        speeds.append((result.images_per_second, [row["images_per_second"] for row in rows if "loss" in row]))
+    assert speeds[0] == speeds[1]
+    assert speeds[0][1]
 
 
 class Damaged(ImageSource):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -55,6 +56,14 @@ ENDED: dict[str, dict[str, Any]] = {
     "stopped": {"who": 1, "at": 4, "signal": int(signal.SIGTERM)},
     "stopped at an epoch's end": {"who": 1, "at": STEPS_PER_EPOCH, "signal": int(signal.SIGINT)},
     "too many parts": {"accumulate": 5},
+}
+# A torchrun each. One of them comes and goes, and only some processes know that there was a run before.
+ELASTIC: dict[str, dict[str, Any]] = {
+    "left": {"launchers": ["a", "b"], "who": 1, "at": 4, "signal": int(signal.SIGTERM)},
+    "one is new": {"launchers": ["new", "b"], "beside": "left"},
+    "both are new": {"launchers": ["new", "newer"], "beside": "left"},
+    "nobody knows": {"launchers": ["", ""], "beside": "stopped"},
+    "another run's": {"launchers": ["new", "b"], "beside": "left", "options": {"seed": 1}},
 }
 GONE_ON: dict[str, dict[str, Any]] = {"two after two": {"from": "stopped"}, "two after one": {"from": "alone"}}
 
@@ -117,7 +126,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder = tmp_path_factory.mktemp("pair")
     stop = {"who": 0, "at": 4, "signal": int(signal.SIGINT)}
     assert run_job(stop, folder / "alone", Ranks())["error"] == "Stopped"
-    processes = started(folder, {**SAME, **ENDED, **GONE_ON})
+    processes = started(folder, {**SAME, **ENDED, **GONE_ON, **ELASTIC})
     try:
         errors = [process.communicate(timeout=300)[1] for process in processes]
         assert [process.returncode for process in processes] == [0, 0], errors
@@ -218,6 +227,19 @@ def test_one_process_goes_on_with_what_two_have_begun(pair: Pair, tmp_path: Path
     assert losses_in(tmp_path / "one") == pytest.approx(pair.losses("plain")[4:], abs=TOLERANCE)
 
 
+@pytest.mark.parametrize(("name", "done"), [("one is new", 4), ("both are new", 0), ("nobody knows", 0)])
+def test_what_a_torchrun_starts_again_goes_on_and_what_another_starts_begins(name: str, done: int, pair: Pair) -> None:
+    first, second = pair.ends(name)
+    assert first == second
+    assert (first["error"], first["steps"]) == (None, STEPS)
+    assert pair.losses(name) == pytest.approx(pair.losses("plain")[done:], abs=TOLERANCE)
+
+
+def test_a_restart_with_other_options_ends_both(pair: Pair) -> None:
+    assert sorted(end["error"] for end in pair.ends("another run's")) == ["InputError", "RankError"]
+    assert all("was started with other options" in end["text"] for end in pair.ends("another run's"))
+
+
 # A process that is gone
 
 
@@ -259,7 +281,7 @@ def test_without_torchrun_nothing_of_torch_distributed_is_touched(monkeypatch: p
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_a, **_k: pytest.fail("it was"))
     with opened_ranks(Spread(), {}) as alone:
         assert type(alone) is Ranks
-        assert (alone.rank, alone.size, alone.first, alone.restarted) == (0, 1, True, False)
+        assert (alone.rank, alone.size, alone.first, alone.launcher) == (0, 1, True, "")
     # One of one, as some schedulers say of everything.
     with opened_ranks(Spread(), {"WORLD_SIZE": "1"}) as alone:
         assert type(alone) is Ranks
@@ -286,10 +308,11 @@ def of_torchrun(**changes: str) -> dict[str, str]:
 
 
 def test_a_group_reads_torchruns_environment() -> None:
-    group = Group(of_torchrun(TORCHELASTIC_RESTART_COUNT="1", TORCHELASTIC_MAX_RESTARTS="3"))
+    group = Group(of_torchrun(TORCHELASTIC_ERROR_FILE="/tmp/torchelastic_x/100_y/attempt_1/1/error.json"))
     assert (group.rank, group.size, group.first) == (1, 2, False)
-    assert group.restarted and group.restartable
-    assert not Group(of_torchrun(TORCHELASTIC_RESTART_COUNT="0", TORCHELASTIC_MAX_RESTARTS="0")).restartable
+    assert group.launcher == "/tmp/torchelastic_x/100_y"
+    # Told to keep no logs, it has no folder.
+    assert Group(of_torchrun(TORCHELASTIC_ERROR_FILE="")).launcher == Group(of_torchrun()).launcher == ""
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,3 +364,18 @@ def test_processes_share_the_cpus_of_a_machine(
     monkeypatch.setattr(torch, "set_num_threads", given.append)
     ranks._set_threads(Spread(threads=threads), environment, processes)
     assert given == ([] if wanted is None else [wanted])
+
+
+@pytest.mark.parametrize(("threads", "local", "wanted"), [(None, "2", 4), (None, "16", 1), (3, "2", 3), (None, "", 2)])
+def test_processes_of_a_machine_share_its_cpus_for_loading(
+    threads: int | None, local: str, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever OMP_NUM_THREADS is, which torchrun sets to 1: a GPU's process computes on no CPU."""
+    monkeypatch.setattr(ranks, "usable_cpus", lambda: 8)
+    monkeypatch.setattr(ranks, "_joined", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(torch, "set_num_threads", lambda _number: None)
+    environment = of_torchrun(WORLD_SIZE="4", LOCAL_WORLD_SIZE=local, OMP_NUM_THREADS="1")
+    with opened_ranks(Spread(threads=threads), environment) as group:
+        assert group.cpus == wanted
+    with opened_ranks(Spread(threads=threads), {}) as alone:
+        assert alone.cpus == (threads or 8)
