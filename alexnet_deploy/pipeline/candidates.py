@@ -20,34 +20,22 @@ from alexnet_deploy.errors import (
 from alexnet_deploy.machine import CPU_BF16_FLAGS, count_gpus, cpu_flags, gpu_sm
 from alexnet_deploy.optional import is_installed
 from alexnet_deploy.pipeline.costs import Costs
+from alexnet_deploy.pipeline.sessions import HELD, TARGETS
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.runtimes.admission import NOT_RUN
 from alexnet_deploy.runtimes.open import ON_REQUEST, RUNTIMES
 from alexnet_deploy.runtimes.session import BF16_HINT, CUDA_GRAPH, THROUGHPUT, SessionSpec
-from alexnet_deploy.specs import QUANTIZED, Lowering, Precision, Target
+from alexnet_deploy.specs import QUANTIZED, Lowering, Precision
 
 _NO_BF16 = "this CPU has no bf16 multipliers; it would be emulated"
-# Whose graph a runtime of ONNX gets.
-_TARGETS = {
-    "onnxruntime-cpu": Target.ONNXRUNTIME_CPU,
-    "openvino": Target.OPENVINO,
-    "onnxruntime-cuda": Target.TENSORRT,
-    "onnxruntime-tensorrt": Target.TENSORRT,
-    "onnxruntime-tensorrt-rtx": Target.TENSORRT_RTX,
-}
 _TORCH = ("torch", "torch-compile")
 _ENGINES = ("tensorrt", "tensorrt-rtx")
-# What every runtime can hold here, in the order of the report.
+# What every runtime can hold here.
 _OFFERED = {
-    "torch": (Precision.FP32, Precision.BF16),
-    "onnxruntime-cpu": (Precision.FP32, Precision.INT8),
-    "openvino": (Precision.FP32, Precision.BF16, Precision.INT8),
-    "onnxruntime-cuda": (Precision.FP32, Precision.FP16),
-    "onnxruntime-tensorrt": (Precision.FP16, Precision.INT8),
-    "onnxruntime-tensorrt-rtx": (Precision.FP16, Precision.INT8),
+    **HELD,
     "tensorrt": (Precision.FP16, Precision.INT8),
     "tensorrt-rtx": (Precision.FP16, Precision.INT8),
-    "torch-compile": (Precision.FP32, Precision.BF16),
+    "torch-compile": HELD["torch"],
 }
 
 
@@ -205,7 +193,7 @@ def _with_artifact(deployment: Deployment, spec: SessionSpec, batches: Sequence[
     else:
         # bf16 on OpenVINO is a hint over the FP32 graph.
         wanted = Precision.FP32 if precision is Precision.BF16 else precision
-        graph = deployment.graph(wanted, _TARGETS[spec.runtime])
+        graph = deployment.graph(wanted, TARGETS[spec.runtime])
         path, lrn = graph.path, graph.facts.get("lrn")
     return Candidate(spec=dataclasses.replace(spec, path=path, lrn=lrn), size_bytes=artifact_size(path))
 

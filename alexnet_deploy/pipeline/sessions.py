@@ -21,7 +21,7 @@ TARGETS = {
     "onnxruntime-tensorrt-rtx": Target.TENSORRT_RTX,
 }
 ON_CPU = (TORCH, "onnxruntime-cpu", "openvino")
-# What a runtime holds, as `bench` measures it; the first one where none is named.
+# What a runtime holds, which is what `bench` measures; the first one where none is named.
 HELD = {
     "onnxruntime-cpu": (Precision.FP32, Precision.INT8),
     "openvino": (Precision.FP32, Precision.BF16, Precision.INT8),
