@@ -333,10 +333,18 @@ def opened_ranks(spread: Spread, environment: Mapping[str, str] | None = None) -
 @contextlib.contextmanager
 def _joined(group: Group, timeout_s: float) -> Iterator[None]:
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    from alexnet_deploy.training.meeting import store_of_this_start
 
     device = group.device if group.device.type == "cuda" else None
+    timeout = timedelta(seconds=timeout_s)
     with group._reaching():
-        dist.init_process_group(group.backend, timeout=timedelta(seconds=timeout_s), device_id=device)
+        whole, _, _ = next(rendezvous("env://", group.rank, group.size, timeout=timeout))
+        store = store_of_this_start(whole, group.rank, group.size, timeout_s)
+        dist.init_process_group(
+            group.backend, store=store, rank=group.rank, world_size=group.size, timeout=timeout, device_id=device
+        )
     ended = False
     try:
         yield
