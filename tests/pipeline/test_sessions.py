@@ -12,7 +12,7 @@ from alexnet_deploy.bench.candidate import BenchOptions
 from alexnet_deploy.cli import session_options
 from alexnet_deploy.errors import InputError, RuntimeUnavailableError
 from alexnet_deploy.machine import CPU_BF16_FLAGS
-from alexnet_deploy.pipeline import sessions
+from alexnet_deploy.pipeline import candidates, sessions
 from alexnet_deploy.pipeline.sessions import HELD, session_from_model
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.workspace import Workspace
