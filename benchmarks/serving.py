@@ -216,11 +216,11 @@ def _row(samples: Samples) -> dict[str, Any]:
     rates = {
         name: _spread([one["images"] / one["seconds"] for one in rounds]) for name, rounds in samples.offline.items()
     }
-    throughput = {
+    loaded = {
         f"{name}, {workers} clients": {"offline": name} | throughput(loads, samples.offline[name])
         for (name, workers), loads in samples.loads.items()
     }
-    return {"latency": latency, "offline_images_per_second": rates, "throughput": throughput}
+    return {"latency": latency, "offline_images_per_second": rates, "throughput": loaded}
 
 
 def throughput(

@@ -13,7 +13,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,7 @@ class Batcher:
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._waiting, self._closed = 0, False
+        self._room: NDArray[np.float32] | None = None
         self.failures: int = 0
         self.running_since: float | None = None
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
@@ -113,24 +114,25 @@ class Batcher:
                 rows = self._rows(batch)
             except Exception as exc:  # whatever it was, those who wait must hear of it
                 self.failures += 1
-                for entry in batch:
-                    _tell(entry, _fail, exc)
+                _tell(batch, _fail, exc)
                 continue
             finally:
                 self.running_since = None
             self.failures = 0
-            at = 0
-            for entry in batch:
-                part = rows[at : at + len(entry.images)]
-                at += len(entry.images)
-                _tell(entry, _resolve, part)
+            _tell(batch, _resolve, rows)
 
     def _rows(self, batch: list[_Waiting]) -> NDArray[np.float32]:
-        images = batch[0].images if len(batch) == 1 else np.concatenate([entry.images for entry in batch])
+        images = batch[0].images if len(batch) == 1 else self._together([entry.images for entry in batch])
         started = time.perf_counter()
         rows = self._run(images)
         self._ran(len(images), time.perf_counter() - started)
         return rows
+
+    def _together(self, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """One after the other in memory that stays: the kernel would clear new pages for every batch."""
+        if self._room is None or self._room.shape[1:] != parts[0].shape[1:]:
+            self._room = np.empty((self._max_batch, *parts[0].shape[1:]), np.float32)
+        return np.concatenate(parts, out=self._room[: sum(map(len, parts))])
 
     def _next(self) -> list[_Waiting]:
         """The next batch; empty at the end."""
@@ -168,17 +170,24 @@ class Batcher:
         return batch
 
 
-def _tell(entry: _Waiting, how: Callable[..., None], value: object) -> None:
+def _tell(batch: Sequence[_Waiting], how: Callable[..., None], value: object) -> None:
+    """Everybody of a batch at once: waking the event loop costs more than what it is woken for."""
+    loop = batch[0].loop
     # A loop that has ended has nobody left who waits.
     with contextlib.suppress(RuntimeError):
-        entry.loop.call_soon_threadsafe(how, entry.future, value)
+        loop.call_soon_threadsafe(how, batch, value)
 
 
-def _resolve(future: asyncio.Future[NDArray[np.float32]], rows: NDArray[np.float32]) -> None:
-    if not future.done():
-        future.set_result(rows)
+def _resolve(batch: Sequence[_Waiting], rows: NDArray[np.float32]) -> None:
+    at = 0
+    for entry in batch:
+        part = rows[at : at + len(entry.images)]
+        at += len(entry.images)
+        if not entry.future.done():
+            entry.future.set_result(part)
 
 
-def _fail(future: asyncio.Future[NDArray[np.float32]], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
+    for entry in batch:
+        if not entry.future.done():
+            entry.future.set_exception(error)

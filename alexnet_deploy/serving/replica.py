@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from alexnet_deploy.machine import keep_freed_memory
 from alexnet_deploy.optional import require
 
 if TYPE_CHECKING:
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from alexnet_deploy.serving.model import ServedModel
     from alexnet_deploy.serving.options import ServeOptions
 
+# By default a thread may keep the interpreter's lock for 5 ms, which is longer than quick sessions take.
+_SWITCH_SECONDS = 0.5e-3
 _UNWATCHED = {b"x-request-disconnect-disabled": b"?1", b"x-request-timeout-seconds": b"0"}
 
 
@@ -43,6 +47,9 @@ def builder(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Cal
         from alexnet_deploy.runtimes.open import open_session
         from alexnet_deploy.serving.application import Application
 
+        # Bodies, images and batches come and go by the megabyte.
+        keep_freed_memory()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         context = require("ray.serve", "serve").get_replica_context()
         session = open_session(spec)
         # Runtimes do in their first run what no client should wait for.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.serving import RESULT, SCHEMA, answered, throughput, with_record
+from benchmarks.serving import LOADS, RESULT, SCHEMA, Samples, _row, answered, throughput, with_record
 from benchmarks.serving_clients import Call, closed_loops
 from benchmarks.serving_table import table
 
@@ -86,3 +86,23 @@ def test_the_records_can_be_shown() -> None:
         for row in record["rows"]:
             assert answered(row["overload"]["statuses"]) == row["overload"]["sent"] - row["overload"]["lost"]
             assert text.count(f"| {row['session']} | tensor, 8 clients |") == len(document["records"])
+
+
+def test_a_row_holds_every_latency_and_every_load() -> None:
+    names = ("image", "photo", "tensor")
+    load = {
+        "statuses": {"200": 30}, "seconds": 2.0, "samples_ms": [40.0, 50.0],
+        "cpu_seconds": {"replica": 3.0, "clients": 1.0},
+    }  # fmt: skip
+    samples = Samples(
+        singles={
+            f"{name}, {where}": [[ms]] for name in names for where, ms in (("in process", 10.0), ("served", 12.0))
+        },
+        offline={name: [{"images": 40.0, "seconds": 2.0, "cpu_seconds": 4.0}] for name in ("tensor", "image")},
+        loads={(name, workers): [load] for name, workers in LOADS},
+    )
+    row = _row(samples)
+    assert [found["p50_ratio"]["median"] for found in row["latency"].values()] == [1.2, 1.2, 1.2]
+    assert set(row["throughput"]) == {f"{name}, {workers} clients" for name, workers in LOADS}
+    assert row["throughput"]["image, 32 clients"]["raw"]["median"] == 0.75
+    assert row["throughput"]["image, 32 clients"]["offline"] == "image"
