@@ -134,8 +134,11 @@ def deferred() -> Iterator[None]:
     try:
         yield
     finally:
+        # What comes while they are put back waits, and finds them all.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, set(before))
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for each in came:
             before[signal.Signals(each)](each, None)
 

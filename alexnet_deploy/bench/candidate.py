@@ -30,8 +30,8 @@ _MOST_BATCH, _MOST_THREADS, _MOST_TURN_SECONDS = 4096, 1024, 60
 
 
 def rounds_of(runs: int) -> int:
-    """In how many turns so many samples are taken: eight, or of more than 32 a quarter as many, since `compare` goes by
-    turns."""
+    """In how many turns so many samples are taken: eight, or a quarter as many where that is more, up to 64, since
+    `compare` goes by turns."""
     return min(max(runs, 1), max(_ROUNDS, min(_MOST_ROUNDS, runs // _A_TURN)))
 
 

@@ -227,6 +227,7 @@ def _is_asked(row: dict[str, Any], bench: dict[str, Any]) -> bool:
     among = (
         (row.get("runtime"), asked.get("runtimes")),
         (row.get("precision"), asked.get("precisions")),
+        (f"{row.get('runtime')}/{row.get('precision')}", asked.get("rows")),
         (row.get("batch"), bench["options"].get("batches")),
     )
     return all(not isinstance(names, list) or not names or value in names for value, names in among)

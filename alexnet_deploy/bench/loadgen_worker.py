@@ -52,8 +52,8 @@ def load_in_process(spec: SessionSpec, data: EvaluationData, options: LoadOption
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, spec, data, options, folder), daemon=True)
-    start_process(process)
     try:
+        start_process(process)
         theirs.close()
         kind, value = _answer(pipe, process, spec)
         if kind == "done":
@@ -65,7 +65,8 @@ def load_in_process(spec: SessionSpec, data: EvaluationData, options: LoadOption
         # After an error, or Ctrl-C, LoadGen goes on with its schedule.
         if process.is_alive():
             process.kill()
-        process.join()
+        if process.pid is not None:
+            process.join()
         pipe.close()
 
 

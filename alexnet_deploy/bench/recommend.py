@@ -96,7 +96,9 @@ def keeps_accuracy(row: dict[str, Any]) -> bool:
 
 def _sentence(machine: str, batch: int, chosen: dict[str, Any] | None, ran: Sequence[dict[str, Any]]) -> str:
     if chosen is None:
-        why = "no row ran that keeps the accuracy" if ran else "no row ran"
+        compared = any(row["agreement"] is not None for row in ran)
+        why = "no row ran that keeps the accuracy" if compared else "no FP32 session ran to compare with"
+        why = why if ran else "no row ran"
         return f"For {machine} and batch {batch} nothing can be recommended: {why}."
     latency = chosen["latency_ms"]
     parts = [f"its median of {latency['median']:.2f} ms is {_rival(chosen, ran)}", _loss(chosen)]

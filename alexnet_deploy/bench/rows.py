@@ -64,8 +64,9 @@ def row_of(candidate: Candidate, batch: int, options: BenchOptions, peaks: Peaks
         return row
     latency = latency_from_samples(np.asarray(taken.milliseconds))
     overlaps = row["in_flight"] > 1
-    # Counted; of requests that overlap, time passes for several at once.
-    rate = len(taken.milliseconds) / taken.seconds
+    # Counted, since for requests that overlap time passes at once; but where samples leave copies out, so do images.
+    apart = options.scope is Scope.COMPUTE and candidate.opened is not None and candidate.opened.copies
+    rate = 1e3 / latency.median if apart else len(taken.milliseconds) / taken.seconds
     # Of an end-to-end time most is decoding, which the network's limit does not bound.
     bounded = bool(candidate.costs) and options.scope is not Scope.END_TO_END
     limit = network_limit(candidate.costs, batch, peaks) if bounded and peaks is not None else None

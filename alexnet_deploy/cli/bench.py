@@ -60,8 +60,8 @@ _TIMED = ("batches", "runs", "scope", "details")
     type=int,
     default=32,
     show_default=True,
-    help="Samples for each row, in eight turns or, of more than 32, in turns of four: more turns let `compare` tell "
-    "smaller changes. A turn of a quick row takes more of them, for 0.1 s.",
+    help="Samples for each row, in eight turns, or in one for every four where that is more, up to 64: more turns let "
+    "`compare` tell smaller changes. A turn of a quick row takes more of them, for 0.1 s.",
 )
 @click.option(
     "--scope",

@@ -148,6 +148,8 @@ def _staging(folder: Path) -> Iterator[Path]:
     prefix = f".{repository.name}.{folder.name}."
     for left in home.glob(f"{_literal(prefix)}????????{_PARTIAL}"):
         _remove(left)
+    for probe in repository.glob(f"{_literal(prefix)}????????{_PARTIAL}.{_PROBE}"):
+        probe.unlink(missing_ok=True)
     try:
         path = Path(tempfile.mkdtemp(prefix=prefix, suffix=_PARTIAL, dir=home))
     except OSError as exc:

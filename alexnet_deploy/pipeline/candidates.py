@@ -23,7 +23,7 @@ from alexnet_deploy.pipeline.costs import Costs
 from alexnet_deploy.pipeline.sessions import HELD, TARGETS
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.runtimes.admission import NOT_RUN
-from alexnet_deploy.runtimes.open import ON_REQUEST, RUNTIMES
+from alexnet_deploy.runtimes.open import ON_CPU, ON_REQUEST, RUNTIMES
 from alexnet_deploy.runtimes.session import BF16_HINT, CUDA_GRAPH, THROUGHPUT, SessionSpec
 from alexnet_deploy.specs import QUANTIZED, Lowering, Precision
 
@@ -73,8 +73,10 @@ def _wanted(runtimes: Sequence[str]) -> list[str]:
 
 
 def asked_of(runtimes: Sequence[str], precisions: Sequence[Precision]) -> dict[str, list[str]]:
-    """The entry `asked` of a bench: the runtimes it went over, and to which precisions it was narrowed."""
-    return {"runtimes": _wanted(runtimes), "precisions": [precision.value for precision in precisions]}
+    """The entry `asked` of a bench: the runtimes that it went over, and each with its precisions."""
+    wanted = _wanted(runtimes)
+    pairs = [f"{runtime}/{precision.value}" for runtime in wanted for precision in _precisions_of(runtime, precisions)]
+    return {"runtimes": wanted, "precisions": [precision.value for precision in precisions], "rows": pairs}
 
 
 def candidates_of(
@@ -174,7 +176,7 @@ def _why_not(deployment: Deployment, runtime: str, precision: Precision) -> str 
     """The reason why a row needs no artifact: it cannot run here."""
     if runtime in _TORCH and deployment.is_graph:
         return "the model came as ONNX; there is no torch network of it"
-    if precision is Precision.BF16 and not cpu_flags() & CPU_BF16_FLAGS:
+    if runtime in ON_CPU and precision is Precision.BF16 and not cpu_flags() & CPU_BF16_FLAGS:
         return _NO_BF16
     if runtime == "openvino" and not is_installed("openvino"):
         return "not installed; pip install 'alexnet-deploy[openvino]'"
@@ -223,6 +225,9 @@ def _engine(deployment: Deployment, spec: SessionSpec, batches: Sequence[int]) -
         engine = deployment.engine(options)
     except MissingDependencyError as exc:
         return Candidate(spec=spec, reason=f"{exc.problem}; {exc.remedy}")
+    except InputError as exc:
+        # The GPU at hand does not hold the precision.
+        return Candidate(spec=spec, reason=f"{exc.problem}, expected: {exc.expected}")
     reason = f"{NOT_RUN}no CUDA device" if count_gpus() == 0 else None
     return Candidate(
         spec=dataclasses.replace(spec, path=engine.path, lrn=engine.facts.get("lrn")),

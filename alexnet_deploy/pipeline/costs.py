@@ -12,10 +12,10 @@ from alexnet_deploy.bench.roofline import LayerCost
 from alexnet_deploy.machine import cpu_flags, environment
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.workspace import Made
+from alexnet_deploy.runtimes.open import ON_CPU
 from alexnet_deploy.runtimes.session import BF16_HINT, SessionSpec
 from alexnet_deploy.specs import Precision
 
-CPU_RUNTIMES = ("torch", "torch-compile", "onnxruntime-cpu", "openvino")
 # Of an activation at the border of the network, FP32 wherever it runs.
 _BORDER_BYTES = 4
 _WEIGHT_BYTES = {Precision.FP32: 4, Precision.BF16: 2}
@@ -46,7 +46,7 @@ class Costs:
 
     def of(self, spec: SessionSpec) -> tuple[LayerCost, ...]:
         """What every layer with weights needs in a session; nothing of a device's, whose peaks are not measured."""
-        if spec.runtime not in CPU_RUNTIMES:
+        if spec.runtime not in ON_CPU:
             return ()
         weighted = [layer for layer in self.layers if layer["macs"]]
         side = self._deployment.info.preprocessing.image_size

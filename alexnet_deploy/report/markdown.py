@@ -121,7 +121,9 @@ def _starts(document: Mapping[str, Any]) -> str:
 
 def _accuracy(document: Mapping[str, Any]) -> str:
     rows = [
-        [label_of(row), *accuracy_cells(row)] for row in sessions_that_ran(document) if row["agreement"] is not None
+        [label_of(row), *accuracy_cells(row)]
+        for row in sessions_that_ran(document)
+        if row["agreement"] is not None or row["top1"] is not None
     ]
     head = ("session", "top-1", "top-5", "agrees", "lost / won", "p", "SQNR dB", "cosine", "ECE")
     return f"## Accuracy\n\n{_table(head, rows)}" if rows else ""

@@ -31,6 +31,14 @@ def label_of_session(document: Mapping[str, Any], name: str) -> str:
     return name.replace("/", " ")
 
 
+def reference_of(document: Mapping[str, Any]) -> str:
+    """What agreement is with, in words; older documents do not say it."""
+    if "reference" not in document:
+        return "the first session that ran"
+    name = document["reference"]
+    return label_of_session(document, str(name)) if name else "nothing, since no FP32 session ran"
+
+
 def session_of(entry: Mapping[str, Any]) -> str:
     """The name of a session, or of the session that a row belongs to."""
     return str(entry["name"]) if "name" in entry else str(entry["key"]).rpartition("/")[0]

@@ -9,6 +9,7 @@ RUNTIMES = (
     "torch", "onnxruntime-cpu", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx",
     "tensorrt", "tensorrt-rtx", "torch-compile",
 )  # fmt: skip
+ON_CPU = ("torch", "onnxruntime-cpu", "openvino", "torch-compile")
 # Only where they are named: torch.compile compiles for half a minute.
 ON_REQUEST = frozenset({"torch-compile"})
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_deploy.errors import InputError, SessionError
-from alexnet_deploy.machine import usable_cpus
+from alexnet_deploy.machine import own_cpus
 from alexnet_deploy.optional import require
 from alexnet_deploy.runtimes.session import BF16_HINT, THROUGHPUT, KernelTime, Session, SessionSpec
 from alexnet_deploy.specs import Precision
@@ -139,7 +139,7 @@ def _properties(spec: SessionSpec) -> dict[str, Any]:
         # With the latency hint it would leave out one of the two threads of each core, whatever number is asked for.
         "ENABLE_HYPER_THREADING": True,
     }
-    if spec.threads < usable_cpus():
+    if spec.threads < len(own_cpus()):
         # By default OpenVINO binds every session's threads to CPUs, counted from the first: two sessions of one thread
         # each, in one process or in two, would share one CPU and leave the other idle.
         properties["ENABLE_CPU_PINNING"] = False

@@ -35,6 +35,7 @@ from alexnet_deploy.serving.batching import Batcher
 from alexnet_deploy.serving.metrics import CONTENT_TYPE, IMAGES, SECONDS, Registry
 from alexnet_deploy.serving.model import VERSION, ServedModel
 from alexnet_deploy.serving.options import (
+    DOOR_SECONDS,
     HELD_BODIES,
     LISTEN_AFTER_SECONDS,
     RETRY_SECONDS,
@@ -121,9 +122,13 @@ class Application:
         """What is done when no more requests are taken: whoever listens for connections stops."""
         self._at_the_end = action
 
-    def end_requests(self) -> None:
-        """Refuses what comes from now on, and ends every connection with its next answer."""
+    async def end_requests(self) -> None:
+        """Refuses what comes from now on, and ends every connection with its next answer.
+
+        Connections that are made already are accepted before the door is closed, which would reset them.
+        """
         self._ending = True
+        await asyncio.sleep(DOOR_SECONDS)
         self._at_the_end()
 
     async def require_sound(self) -> None:

@@ -243,8 +243,8 @@ def _ray(options: ServeOptions) -> Iterator[None]:
 
 def _end_requests(serve_: Any) -> None:
     """Tells the one replica that nothing new is taken; by itself it would go on for as long as somebody asks."""
-    # One that is just being started anew does not hear of it, and has nothing in flight.
-    with contextlib.suppress(TimeoutError):
+    # One that is just being started anew, or dies, does not hear of it, and has nothing in flight.
+    with contextlib.suppress(TimeoutError, require("ray.exceptions", "serve").RayError):
         serve_.get_app_handle(_APPLICATION).end_requests.remote().result(timeout_s=_TOLD_SECONDS)
 
 

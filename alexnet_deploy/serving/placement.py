@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alexnet_deploy.errors import RuntimeUnavailableError
+from alexnet_deploy.runtimes.open import ON_CPU
 from alexnet_deploy.scale.cluster import Node
 
 if TYPE_CHECKING:
     from alexnet_deploy.runtimes.session import SessionSpec
-
-# What `serve` offers beside engines.
-_ON_CPU = ("onnxruntime-cpu", "openvino")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,7 @@ def placement_from_nodes(nodes: Sequence[Node], spec: SessionSpec, replicas: int
     Raises:
         RuntimeUnavailableError: There is no room for one thread a replica.
     """
-    gpus = 0 if spec.runtime in _ON_CPU else 1
+    gpus = 0 if spec.runtime in ON_CPU else 1
 
     def room(threads: int) -> bool:
         return sum(node.places(threads, gpus) for node in nodes) >= replicas

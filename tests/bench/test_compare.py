@@ -304,6 +304,7 @@ def test_a_bench_is_read(tmp_path: Path) -> None:
         ({"runtimes": ["openvino"], "precisions": []}, [1, 16], {"torch/fp32/1", "torch/fp32/16"}),
         ({"runtimes": [], "precisions": ["int8"]}, [1, 16], {"torch/fp32/1", "torch/fp32/16"}),
         ({"runtimes": [], "precisions": []}, [1], {"torch/fp32/16", "openvino/int8/16"}),
+        ({"runtimes": [], "precisions": [], "rows": ["openvino/int8"]}, [1, 16], {"torch/fp32/1", "torch/fp32/16"}),
     ],
 )
 def test_rows_that_were_not_asked_for_are_not_judged(

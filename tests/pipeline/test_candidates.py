@@ -163,6 +163,25 @@ def test_what_is_not_fp32_gets_a_reference_that_is_not_timed(deployment: Deploym
 def test_a_bench_says_which_runtimes_it_went_over() -> None:
     everything = candidates.asked_of([], [])
     assert "torch-compile" not in everything["runtimes"] and "openvino" in everything["runtimes"]
+    # What is measured where it is named was not asked for.
+    assert "tensorrt/int8" in everything["rows"] and "tensorrt/fp8" not in everything["rows"]
     assert candidates.asked_of(["torch-compile"], [Precision.FP32]) == {
-        "runtimes": ["torch-compile"], "precisions": ["fp32"],
+        "runtimes": ["torch-compile"], "precisions": ["fp32"], "rows": ["torch-compile/fp32"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP8])
+def test_what_the_gpu_does_not_hold_is_a_row_with_a_reason(
+    precision: Precision, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(_self: Deployment, _options: EngineOptions) -> None:
+        raise InputError(f"SM75 cannot hold {precision.value}", expected="SM80 or newer")
+
+    monkeypatch.setattr(candidates, "gpu_sm", lambda: 75)
+    monkeypatch.setattr(candidates, "count_gpus", lambda: 1)
+    # The CPU's instructions are no matter of an engine.
+    monkeypatch.setattr(candidates, "cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(Deployment, "engine", refuses)
+    found = candidates.candidates_of(deployment, BenchOptions(), ["tensorrt"], [precision])
+    assert {each.reason for each in found} == {f"SM75 cannot hold {precision.value}, expected: SM80 or newer"}
+    assert {each.status for each in found} == {"ok"}

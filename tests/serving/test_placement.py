@@ -26,6 +26,11 @@ def test_threads_are_those_that_there_is_room_for(threads: int, replicas: int, e
     assert (placed.threads, placed.gpus, placed.replicas) == (expected, 0, replicas)
 
 
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime-cpu", "openvino"])
+def test_what_runs_on_a_cpu_asks_for_no_gpu(runtime: str) -> None:
+    assert placement_from_nodes([Node(cpus=8)], spec(4, runtime), 1).gpus == 0
+
+
 def test_an_engine_asks_for_a_gpu() -> None:
     nodes = [Node(cpus=64), Node(cpus=4, gpus=2)]
     placed = placement_from_nodes(nodes, spec(32, "tensorrt-rtx"), 1)

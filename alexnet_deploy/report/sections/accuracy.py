@@ -15,6 +15,7 @@ from alexnet_deploy.report.words import (
     p_value,
     percent,
     plural,
+    reference_of,
 )
 
 _HEAD = (
@@ -24,13 +25,13 @@ _HEAD = (
 
 def accuracy(document: Mapping[str, Any]) -> str:
     """The table of sessions, then that of sensitivity."""
-    rows = [_cells(row) for row in sessions_that_ran(document) if row["agreement"] is not None or row.get("images")]
+    rows = [
+        _cells(row) for row in sessions_that_ran(document) if row["agreement"] is not None or row["top1"] is not None
+    ]
     if not rows:
         return ""
-    name = document.get("reference")
-    reference = label_of_session(document, str(name)) if name else "the first session that ran"
     how = (
-        f"Agreement, cosine, SQNR and flips are against {reference}. Lost and "
+        f"Agreement, cosine, SQNR and flips are against {reference_of(document)}. Lost and "
         "won are the images that only the reference, or only this session, gets right; p is McNemar's exact test of "
         "that difference: above 0.05 it may be chance. The expected calibration error (ECE) compares confidence "
         "with accuracy."
