@@ -35,7 +35,6 @@ from alexnet_deploy.serving.batching import Batcher
 from alexnet_deploy.serving.metrics import CONTENT_TYPE, IMAGES, SECONDS, Registry
 from alexnet_deploy.serving.model import VERSION, ServedModel
 from alexnet_deploy.serving.options import (
-    DOOR_SECONDS,
     HELD_BODIES,
     LISTEN_AFTER_SECONDS,
     RETRY_SECONDS,
@@ -122,13 +121,9 @@ class Application:
         """What is done when no more requests are taken: whoever listens for connections stops."""
         self._at_the_end = action
 
-    async def end_requests(self) -> None:
-        """Refuses what comes from now on, and ends every connection with its next answer.
-
-        Connections that are made already are accepted before the door is closed, which would reset them.
-        """
+    def end_requests(self) -> None:
+        """Refuses what comes from now on, and ends every connection with its next answer."""
         self._ending = True
-        await asyncio.sleep(DOOR_SECONDS)
         self._at_the_end()
 
     async def require_sound(self) -> None:

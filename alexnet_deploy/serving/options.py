@@ -22,8 +22,6 @@ LISTEN_AFTER_SECONDS = 1.0
 RETRY_SECONDS = 1
 # Places beyond those of inference, so that health and metrics are answered under full load.
 SPARE_PLACES = 32
-# For how long connections are still accepted, and answered with 503, once the end has come.
-DOOR_SECONDS = 0.2
 # Of these, those in which the bodies of refused requests may be read to their end.
 SKIPPING_PLACES = 16
 # Batches that fail one after the other: one may hang on what was sent, or on memory that was short for a moment.

@@ -35,7 +35,7 @@ class Replica:
 
     async def end_requests(self) -> None:
         """Takes no new requests; those in flight go on."""
-        await self.app.end_requests()
+        self.app.end_requests()
 
 
 def builder(spec: SessionSpec, model: ServedModel, options: ServeOptions) -> Callable[[], Any]:

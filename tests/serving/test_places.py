@@ -118,7 +118,7 @@ def test_what_refused_requests_still_send_keeps_no_place_behind_a_proxy(
     monkeypatch: pytest.MonkeyPatch, replicas: int, answered: int
 ) -> None:
     async def scenario(app: Application, session: SlowSession) -> None:
-        await app.end_requests()
+        app.end_requests()
         slow = [Slow(app, MAX_BODY) for _ in range(SKIPPING_PLACES + 4)]
         await until(lambda: sum(client.task.done() for client in slow) >= answered)
         await asyncio.sleep(0)
@@ -135,7 +135,7 @@ def test_at_the_end_what_came_before_is_answered_and_nothing_else() -> None:
     async def scenario(app: Application, session: SlowSession) -> None:
         first = asyncio.create_task(ask(app, "POST", INFER, *binary(0)))
         await asyncio.to_thread(session.entered.acquire)
-        await app.end_requests()
+        app.end_requests()
         for refused in (
             await ask(app, "POST", INFER, *binary(1)),
             await ask(app, "POST", CLASSIFY, png()),
