@@ -109,17 +109,20 @@ class Batcher:
 
     def _work(self) -> None:
         while batch := self._next():
-            self.running_since = time.monotonic()
-            try:
-                rows = self._rows(batch)
-            except Exception as exc:  # whatever it was, those who wait must hear of it
-                self.failures += 1
-                _tell(batch, _fail, exc)
-                continue
-            finally:
-                self.running_since = None
-            self.failures = 0
-            _tell(batch, _resolve, rows)
+            _tell(batch, *self._computed(batch))
+
+    def _computed(self, batch: list[_Waiting]) -> tuple[Callable[..., None], object]:
+        """What those who wait are told; whoever hears of it finds that nothing runs any more."""
+        self.running_since = time.monotonic()
+        try:
+            rows = self._rows(batch)
+        except Exception as exc:  # whatever it was, those who wait must hear of it
+            self.failures += 1
+            return _fail, exc
+        finally:
+            self.running_since = None
+        self.failures = 0
+        return _resolve, rows
 
     def _rows(self, batch: list[_Waiting]) -> NDArray[np.float32]:
         images = batch[0].images if len(batch) == 1 else self._together([entry.images for entry in batch])
