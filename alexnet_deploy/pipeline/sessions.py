@@ -8,6 +8,7 @@ from alexnet_deploy.errors import InputError, RuntimeUnavailableError
 from alexnet_deploy.machine import CPU_BF16_FLAGS, count_gpus, cpu_flags
 from alexnet_deploy.optional import require_installed
 from alexnet_deploy.pipeline.stages import Deployment
+from alexnet_deploy.runtimes.open import ON_CPU
 from alexnet_deploy.runtimes.session import SessionSpec
 from alexnet_deploy.specs import Precision, Target
 
@@ -20,7 +21,6 @@ TARGETS = {
     "onnxruntime-tensorrt": Target.TENSORRT,
     "onnxruntime-tensorrt-rtx": Target.TENSORRT_RTX,
 }
-ON_CPU = (TORCH, "onnxruntime-cpu", "openvino")
 # What a runtime holds, which is what `bench` measures; the first one where none is named.
 HELD = {
     "onnxruntime-cpu": (Precision.FP32, Precision.INT8),
@@ -88,7 +88,7 @@ def _require_here(runtime: str, precision: Precision) -> None:
             f"{runtime} cannot run on this machine",
             got="no CUDA device",
             expected="a GPU",
-            remedy=f"name one of {', '.join(ON_CPU)} with --runtime",
+            remedy=f"name one of {', '.join(name for name in HELD if name in ON_CPU)} with --runtime",
         )
     if precision is Precision.BF16 and not cpu_flags() & CPU_BF16_FLAGS:
         raise RuntimeUnavailableError(

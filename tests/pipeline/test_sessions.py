@@ -16,10 +16,10 @@ from alexnet_deploy.pipeline import candidates, sessions
 from alexnet_deploy.pipeline.sessions import HELD, session_from_model
 from alexnet_deploy.pipeline.stages import Deployment
 from alexnet_deploy.pipeline.workspace import Workspace
-from alexnet_deploy.runtimes.open import ON_REQUEST, RUNTIMES, open_session
+from alexnet_deploy.runtimes.open import ON_CPU, ON_REQUEST, RUNTIMES, open_session
 from alexnet_deploy.specs import Precision
 
-ON_GPU = sorted(set(HELD) - set(sessions.ON_CPU))
+ON_GPU = sorted(set(HELD) - set(ON_CPU))
 
 
 @pytest.fixture(scope="module")
