@@ -77,11 +77,12 @@ def _image(rows: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _power(sums: Tensor, beta: float) -> Tensor:
-    """`sums ** -beta`; 0.75 by roots, which vectorize where pow does not."""
-    if beta != 0.75:
-        return sums.pow(-beta)
-    root = sums.rsqrt()
-    return root * root.sqrt()
+    """`sums ** -beta`; 0.75 by roots, which vectorize where pow does not.
+
+    By reciprocal roots: `sqrt` is MKL's, whose first call in a process may give a thread's share to a kernel that is
+    right to 2e-4 only, where two threads make it at once (https://github.com/pytorch/pytorch/issues/188792).
+    """
+    return sums.rsqrt().rsqrt_().div_(sums) if beta == 0.75 else sums.pow(-beta)
 
 
 class _BandedLrn(torch.autograd.Function):
