@@ -182,11 +182,11 @@ def test_the_same_run_twice_gives_the_same_weights(tmp_path: Path) -> None:
     assert first.validation_top1 == second.validation_top1
 
 
-class Operators(TorchDispatchMode):
+class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes what torch is asked to compute."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names = set[str]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
