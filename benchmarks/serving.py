@@ -11,8 +11,12 @@ of the CPUs that the replica had, and by what an image costs:
     share          = CPU seconds of the replica / (seconds * CPUs)
     corrected      = raw / share: the served rate over what the session would give on that share of the CPUs
     per_cpu_second = (served images / CPU seconds of the replica) / (offline images / CPU seconds of this process)
+    beside         = served images a second / the session's images a second while another process takes as much CPU
+                     time as clients and Ray took, in as many bursts as there were requests
 
-The last two differ where the session by itself leaves CPUs idle. One record is kept for each CPU.
+`corrected` and `per_cpu_second` differ where the session by itself leaves CPUs idle. `beside` measures what
+`corrected` computes: threads of one session wait for each other, so that whoever takes an eighth of the CPUs for a
+moment costs a session more than an eighth of its rate. One record is kept for each CPU.
 
 usage: python -m benchmarks.serving [--rounds N] [--seconds S] [--session RUNTIME/PRECISION ...] [--no-record]
 """
@@ -48,7 +52,7 @@ from alexnet_deploy.runtimes.session import Session, SessionSpec
 from alexnet_deploy.specs import Precision, Target
 from alexnet_deploy.weights import ModelInfo
 from benchmarks.blocks import DOCS, replace_block
-from benchmarks.serving_clients import Call, Client, Server, clients, served
+from benchmarks.serving_clients import Burden, Call, Client, Server, clients, served
 from benchmarks.serving_table import table, words_of
 
 RESULT = Path(__file__).parent / "results" / "serving.json"
@@ -88,6 +92,7 @@ def main(arguments: Sequence[str]) -> None:
             "share": "CPU seconds of the replica / (seconds * cpus)",
             "corrected": "raw / share, of the same round",
             "per_cpu_second": "(served images / replica CPU seconds) / (offline images / offline CPU seconds)",
+            "beside": "served images/s / offline images/s while a process takes what clients and Ray took of the CPUs",
             "lost": "requests without an HTTP status: the connection was refused, reset or ended",
         },
         "rounds": asked.rounds,
@@ -159,11 +164,13 @@ def _round(samples: Samples, session: Session, info: ModelInfo, server: Server, 
     def decoded() -> Any:
         return batch_from_images([image_from_bytes(data, "x") for _ in range(BATCH)], info.preprocessing)
 
-    for name, make in (("tensor", lambda: batch), ("image", decoded)):
+    makes: dict[str, Callable[[], Any]] = {"tensor": lambda: batch, "image": decoded}
+    for name, make in makes.items():
         samples.offline.setdefault(name, []).append(_offline(session, make, seconds))
     for name, workers in LOADS:
         found = _load(server, client, singles[name][1], workers, seconds)
         samples.loads.setdefault((name, workers), []).append(found)
+        found["beside"] = _beside(session, makes[name], client, burden_of(found), seconds)
 
 
 def _timed(run: Callable[[], object]) -> list[float]:
@@ -183,6 +190,20 @@ def _offline(session: Session, make: Callable[[], Any], seconds: float) -> dict[
     return {
         "images": images, "seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu,
     }  # fmt: skip
+
+
+def burden_of(load: Mapping[str, Any]) -> Burden:
+    """What clients and Ray took of the CPUs in a load, in as many bursts as there were answers."""
+    count = answered(load["statuses"])
+    taken = sum(seconds for kind, seconds in load["cpu_seconds"].items() if kind != "replica")
+    return Burden(count / load["seconds"], taken / count, load["seconds"])
+
+
+def _beside(
+    session: Session, make: Callable[[], Any], client: Client, burden: Burden, seconds: float
+) -> dict[str, float]:
+    found, carried = client.beside(burden, lambda: _offline(session, make, seconds))
+    return found | {"burden_cpus": carried["cpu_seconds"] / carried["seconds"]}
 
 
 def _load(server: Server, client: Client, call: Call, workers: int, seconds: float) -> dict[str, Any]:
@@ -227,7 +248,7 @@ def throughput(
     loads: list[dict[str, Any]], offline: list[dict[str, float]], cpus: int = usable_cpus()
 ) -> dict[str, Any]:
     """What the rounds of one load come to, each against the session's own rate in the same round."""
-    rates, raw, share, corrected, costs = [], [], [], [], []
+    rates, raw, share, corrected, costs, beside = [], [], [], [], [], []
     for load, local in zip(loads, offline, strict=True):
         images, replica = load["statuses"].get("200", 0), load["cpu_seconds"]["replica"]
         rates.append(images / load["seconds"])
@@ -235,6 +256,7 @@ def throughput(
         share.append(replica / (load["seconds"] * cpus))
         corrected.append(raw[-1] / share[-1])
         costs.append((images / replica) / (local["images"] / local["cpu_seconds"]))
+        beside.append(rates[-1] / (load["beside"]["images"] / load["beside"]["seconds"]))
     kinds = sorted({kind for load in loads for kind in load["cpu_seconds"]})
     return {
         "images_per_second": _spread(rates),
@@ -247,6 +269,9 @@ def throughput(
         "replica_share": _spread(share),
         "corrected": _spread(corrected),
         "per_cpu_second": _spread(costs),
+        "beside": _spread(beside),
+        "beside_images_per_second": _spread([one["beside"]["images"] / one["beside"]["seconds"] for one in loads]),
+        "beside_share": _spread([one["beside"]["cpu_seconds"] / (one["beside"]["seconds"] * cpus) for one in loads]),
         "cpu_seconds": {kind: round(sum(load["cpu_seconds"].get(kind, 0.0) for load in loads), 2) for kind in kinds},
     }
 
@@ -273,7 +298,8 @@ def _words(row: dict[str, Any]) -> str:
         lines.append(
             f"  {name}: {found['images_per_second']['median']:.1f} images/s, p99 {found['latency_ms']['p99']:.0f} ms, "
             f"raw {words_of(found['raw'])}, share {found['replica_share']['median']:.2f}, "
-            f"corrected {words_of(found['corrected'])}, per CPU second {words_of(found['per_cpu_second'])}"
+            f"corrected {words_of(found['corrected'])}, per CPU second {words_of(found['per_cpu_second'])}, "
+            f"beside {words_of(found['beside'])}"
         )
     return "\n".join([*lines, f"  overload: {row['overload']}"])
 

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +32,26 @@ class Call:
     path: str
     body: bytes
     headers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Burden:
+    """CPU time taken in even bursts, as clients and Ray take it beside a server."""
+
+    bursts_per_second: float
+    burst_seconds: float
+    seconds: float
+
+    def carry(self) -> dict[str, float]:
+        """Takes it, a burst that comes late too; what it took, and how long."""
+        began, started, number = time.process_time(), time.perf_counter(), 0
+        while time.perf_counter() - started < self.seconds:
+            number += 1
+            # From the beginning, so that what one burst took too much, the next ones take less.
+            while time.process_time() - began < number * self.burst_seconds:
+                pass
+            time.sleep(max(0.0, started + number / self.bursts_per_second - time.perf_counter()))
+        return {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - began}
 
 
 @dataclass
@@ -93,6 +113,11 @@ class Client:
         found: dict[str, Any] = self.pipe.recv()
         return found
 
+    def beside(self, burden: Burden, work: Callable[[], dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+        """What `work` gives while this process carries a burden, and what the burden came to."""
+        self.pipe.send(burden)
+        return work(), self.pipe.recv()
+
 
 @contextlib.contextmanager
 def clients(port: int) -> Iterator[Client]:
@@ -110,6 +135,9 @@ def clients(port: int) -> Iterator[Client]:
 
 def _serve_loads(pipe: Connection, port: int) -> None:
     while (asked := pipe.recv()) is not None:
+        if isinstance(asked, Burden):
+            pipe.send(asked.carry())
+            continue
         call, workers, count, seconds = asked
         pipe.send(closed_loops(port, call, workers, count, seconds))
 

@@ -45,17 +45,18 @@ def _latencies(record: dict[str, Any]) -> list[str]:
 def _loads(record: dict[str, Any]) -> list[str]:
     lines = [
         f"| session | clients | images/s served (offline, batch {record['batch']}; of images with decoding) | p99 "
-        "| raw | replica's share of the CPUs | corrected | per CPU second |",
-        "|---|---|---|---|---|---|---|---|",
+        "| raw | replica's share of the CPUs | corrected | per CPU second | beside |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in record["rows"]:
         for name, found in row["throughput"].items():
             served, offline = found["images_per_second"], row["offline_images_per_second"][found["offline"]]
             share = found["replica_share"]["median"]
+            beside = words_of(found["beside"]) if "beside" in found else "not measured"
             lines.append(
                 f"| {row['session']} | {name} | {served['median']:.0f} ({offline['median']:.0f}) "
                 f"| {found['latency_ms']['p99']:.0f} ms | {words_of(found['raw'])} | {share:.2f} "
-                f"| {words_of(found['corrected'])} | {words_of(found['per_cpu_second'])} |"
+                f"| {words_of(found['corrected'])} | {words_of(found['per_cpu_second'])} | {beside} |"
             )
     return lines
 

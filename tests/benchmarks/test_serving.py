@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.serving import LOADS, RESULT, SCHEMA, Samples, _row, answered, throughput, with_record
-from benchmarks.serving_clients import Call, closed_loops
+from benchmarks.serving import LOADS, RESULT, SCHEMA, Samples, _row, answered, burden_of, throughput, with_record
+from benchmarks.serving_clients import Burden, Call, closed_loops
 from benchmarks.serving_table import table
 
 
@@ -61,11 +61,31 @@ def test_the_served_rate_is_corrected_by_the_replicas_share_of_the_cpus() -> Non
     load = {
         "statuses": {"200": 120, "503": 7}, "seconds": 2.0, "samples_ms": [1.0],
         "cpu_seconds": {"replica": 3.0, "clients": 1.0},
+        "beside": {"images": 150.0, "seconds": 2.0, "cpu_seconds": 2.8, "burden_cpus": 0.5},
     }  # fmt: skip
     found = throughput([load], [offline], cpus=2)
     assert found["raw"]["median"] == 0.6 and found["replica_share"]["median"] == 0.75
     assert found["corrected"]["median"] == 0.8
     assert found["per_cpu_second"]["median"] == round((120 / 3.0) / (200 / 3.2), 3)
+    assert found["beside"]["median"] == 0.8 and found["beside_share"]["median"] == 0.7
+
+
+def test_a_burden_is_what_clients_and_ray_took_in_as_many_bursts_as_there_were_answers() -> None:
+    load = {
+        "statuses": {"200": 90, "503": 10, "ConnectionResetError": 3}, "seconds": 2.0,
+        "cpu_seconds": {"replica": 3.0, "clients": 0.3, "proxy": 0.05, "rest": 0.05},
+    }  # fmt: skip
+    burden = burden_of(load)
+    assert (burden.bursts_per_second, burden.seconds) == (50.0, 2.0)
+    assert burden.burst_seconds == pytest.approx(0.004)
+
+
+def test_a_burden_takes_its_cpu_time_and_sleeps_between() -> None:
+    carried = Burden(bursts_per_second=100, burst_seconds=0.002, seconds=0.3).carry()
+    # As many bursts as began, a burst late at most; a machine under load may lengthen it, not what it takes a burst.
+    assert carried["cpu_seconds"] >= 0.002
+    assert carried["seconds"] >= 0.3
+    assert carried["cpu_seconds"] <= 0.5 * carried["seconds"]
 
 
 def test_one_record_is_kept_for_each_cpu() -> None:
@@ -93,6 +113,7 @@ def test_a_row_holds_every_latency_and_every_load() -> None:
     load = {
         "statuses": {"200": 30}, "seconds": 2.0, "samples_ms": [40.0, 50.0],
         "cpu_seconds": {"replica": 3.0, "clients": 1.0},
+        "beside": {"images": 30.0, "seconds": 2.0, "cpu_seconds": 3.0, "burden_cpus": 0.5},
     }  # fmt: skip
     samples = Samples(
         singles={
