@@ -32,6 +32,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def _round(samples: Samples, session: Session, info: ModelInfo, server: Server, 
     for name, workers in LOADS:
         found = _load(server, client, singles[name][1], workers, seconds)
         samples.loads.setdefault((name, workers), []).append(found)
-        found["beside"] = _beside(session, makes[name], client, burden_of(found), seconds)
+        found["beside"] = client.beside(burden_of(found), partial(_offline, session, makes[name], seconds))
 
 
 def _timed(run: Callable[[], object]) -> list[float]:
@@ -197,13 +198,6 @@ def burden_of(load: Mapping[str, Any]) -> Burden:
     count = answered(load["statuses"])
     taken = sum(seconds for kind, seconds in load["cpu_seconds"].items() if kind != "replica")
     return Burden(count / load["seconds"], taken / count, load["seconds"])
-
-
-def _beside(
-    session: Session, make: Callable[[], Any], client: Client, burden: Burden, seconds: float
-) -> dict[str, float]:
-    found, carried = client.beside(burden, lambda: _offline(session, make, seconds))
-    return found | {"burden_cpus": carried["cpu_seconds"] / carried["seconds"]}
 
 
 def _load(server: Server, client: Client, call: Call, workers: int, seconds: float) -> dict[str, Any]:
@@ -248,7 +242,7 @@ def throughput(
     loads: list[dict[str, Any]], offline: list[dict[str, float]], cpus: int = usable_cpus()
 ) -> dict[str, Any]:
     """What the rounds of one load come to, each against the session's own rate in the same round."""
-    rates, raw, share, corrected, costs, beside = [], [], [], [], [], []
+    rates, raw, share, corrected, costs, beside_rates = [], [], [], [], [], []
     for load, local in zip(loads, offline, strict=True):
         images, replica = load["statuses"].get("200", 0), load["cpu_seconds"]["replica"]
         rates.append(images / load["seconds"])
@@ -256,7 +250,7 @@ def throughput(
         share.append(replica / (load["seconds"] * cpus))
         corrected.append(raw[-1] / share[-1])
         costs.append((images / replica) / (local["images"] / local["cpu_seconds"]))
-        beside.append(rates[-1] / (load["beside"]["images"] / load["beside"]["seconds"]))
+        beside_rates.append(load["beside"]["images"] / load["beside"]["seconds"])
     kinds = sorted({kind for load in loads for kind in load["cpu_seconds"]})
     return {
         "images_per_second": _spread(rates),
@@ -269,8 +263,8 @@ def throughput(
         "replica_share": _spread(share),
         "corrected": _spread(corrected),
         "per_cpu_second": _spread(costs),
-        "beside": _spread(beside),
-        "beside_images_per_second": _spread([one["beside"]["images"] / one["beside"]["seconds"] for one in loads]),
+        "beside": _spread([rate / beside for rate, beside in zip(rates, beside_rates, strict=True)]),
+        "beside_images_per_second": _spread(beside_rates),
         "beside_share": _spread([one["beside"]["cpu_seconds"] / (one["beside"]["seconds"] * cpus) for one in loads]),
         "cpu_seconds": {kind: round(sum(load["cpu_seconds"].get(kind, 0.0) for load in loads), 2) for kind in kinds},
     }

@@ -113,10 +113,12 @@ class Client:
         found: dict[str, Any] = self.pipe.recv()
         return found
 
-    def beside(self, burden: Burden, work: Callable[[], dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-        """What `work` gives while this process carries a burden, and what the burden came to."""
+    def beside(self, burden: Burden, work: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What `work` gives while this process carries a burden."""
         self.pipe.send(burden)
-        return work(), self.pipe.recv()
+        found = work()
+        self.pipe.recv()
+        return found
 
 
 @contextlib.contextmanager
@@ -135,11 +137,7 @@ def clients(port: int) -> Iterator[Client]:
 
 def _serve_loads(pipe: Connection, port: int) -> None:
     while (asked := pipe.recv()) is not None:
-        if isinstance(asked, Burden):
-            pipe.send(asked.carry())
-            continue
-        call, workers, count, seconds = asked
-        pipe.send(closed_loops(port, call, workers, count, seconds))
+        pipe.send(asked.carry() if isinstance(asked, Burden) else closed_loops(port, *asked))
 
 
 def closed_loops(port: int, call: Call, workers: int, count: int | None, seconds: float | None) -> dict[str, Any]:

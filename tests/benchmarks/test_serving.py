@@ -61,7 +61,7 @@ def test_the_served_rate_is_corrected_by_the_replicas_share_of_the_cpus() -> Non
     load = {
         "statuses": {"200": 120, "503": 7}, "seconds": 2.0, "samples_ms": [1.0],
         "cpu_seconds": {"replica": 3.0, "clients": 1.0},
-        "beside": {"images": 150.0, "seconds": 2.0, "cpu_seconds": 2.8, "burden_cpus": 0.5},
+        "beside": {"images": 150.0, "seconds": 2.0, "cpu_seconds": 2.8},
     }  # fmt: skip
     found = throughput([load], [offline], cpus=2)
     assert found["raw"]["median"] == 0.6 and found["replica_share"]["median"] == 0.75
@@ -113,7 +113,7 @@ def test_a_row_holds_every_latency_and_every_load() -> None:
     load = {
         "statuses": {"200": 30}, "seconds": 2.0, "samples_ms": [40.0, 50.0],
         "cpu_seconds": {"replica": 3.0, "clients": 1.0},
-        "beside": {"images": 30.0, "seconds": 2.0, "cpu_seconds": 3.0, "burden_cpus": 0.5},
+        "beside": {"images": 30.0, "seconds": 2.0, "cpu_seconds": 3.0},
     }  # fmt: skip
     samples = Samples(
         singles={
